@@ -1,0 +1,162 @@
+"""Reading the checkpoints that the papers' authors released (`.pth.tar`) into our networks.
+
+Our names differ from theirs. What a released file holds beyond that is dealt with by name, never ignored at large:
+- a `module.` prefix on every key;
+- ABD-Net's branches as `branches.0` and `branches.1` in either order (which is which shows in their layers);
+- ABD-Net's shallow CAM a second time, as `_cam_module_abc`;
+- modules that never run: ABD-Net's heads and sum conv in a network without CAM and PAM, PFSA's `base.fc` and `fusion_conv`;
+- BN without `num_batches_tracked` (written by PyTorch before 0.4.1): it counts batches, which nothing here uses.
+"""
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reidlib.errors import ReidError
+from reidlib.models import ABDNet, PFSANet, ReidNetwork
+from reidlib.models.backbone import UNREADABLE, describe_mismatch
+
+
+class CheckpointError(ReidError):
+    """A checkpoint that cannot be read, or that does not fit the network."""
+
+
+# Released name → ours. Each pattern matches a whole key up to the layer's own `.weight`, `.gamma`, …; branches of ABD-Net are
+# written `global` and `abd` once it is known which is which.
+_PFSA = (
+    (r"base\.(conv1|bn1)", r"stem.\1"),
+    (r"base\.(layer[1-4]\..+)", r"\1"),
+    (r"local_conv", "bottleneck.1"),
+    (r"feat_bn2d", "bottleneck.2"),
+    (r"local_conv_(layer[1-3])", r"supervision_convs.\1"),
+    (r"instance_(layer[1-3])", r"supervision_classifiers.\1"),
+    (r"instance([0-5])", r"part_classifiers.\1"),
+    (r"instance6", "global_classifier"),
+)
+_PFSA_UNUSED = r"(base\.fc|fusion_conv)\..+"
+_HEAD = r"abd\.1\.(before|cam|pam)_module"
+_ABDNET = (
+    (r"common_branch\.backbone1\.0", "stem.conv1"),
+    (r"common_branch\.backbone1\.1", "stem.bn1"),
+    (r"common_branch\.backbone1\.4\.(.+)", r"layer1.\1"),
+    (r"common_branch\.backbone2\.0\.(.+)", r"layer2.\1"),
+    (r"common_branch\.backbone2\.1\.(.+)", r"layer3.\1"),
+    (r"common_branch\.shallow_cam\._cam_module", "shallow_cam"),
+    (r"global\.0\.backbone\.(.+)", r"global_branch.layer4.\1"),
+    (r"abd\.0\.backbone\.(.+)", r"attentive_branch.layer4.\1"),
+    (r"global\.1\.(fc\.\d|classifier)", r"global_branch.\1"),
+    (r"abd\.1\.(reduction\.\d|sum_conv\.1|classifiers\.\d+)", r"attentive_branch.\1"),
+    (_HEAD + r"\.conv5c\.(\d)", r"attentive_branch.heads.\1.before.\2"),
+    (_HEAD + r"\.conv52\.(\d)", r"attentive_branch.heads.\1.after.\2"),
+    (_HEAD + r"\.conv7\.1", r"attentive_branch.heads.\1.out.1"),
+    (_HEAD + r"\.attention_module", r"attentive_branch.heads.\1.module"),
+    (_HEAD + r"\.attention_module\.(query|key|value)_conv", r"attentive_branch.heads.\1.module.\2"),
+)
+_ABDNET_UNUSED_WITHOUT_ATTENTION = r"abd\.1\.(before_module|sum_conv)\..+"
+
+
+def load_released_checkpoint(
+    model: ReidNetwork, path_or_state_dict: str | Path | Mapping[str, Tensor], *, drop_classifiers: bool = False
+) -> ReidNetwork:
+    """Fill `model` from a released checkpoint (a file, what such a file holds, or its state dict) and return it.
+
+    drop_classifiers: leave the classifiers as they are, so that the number of identities may differ.
+
+    Raises:
+        CheckpointError: the file cannot be read, or a key is missing, left over or of another shape; the message lists them all.
+    """
+    if isinstance(path_or_state_dict, (str, Path)):
+        source, content = str(path_or_state_dict), _read(Path(path_or_state_dict))
+    else:
+        source, content = "The state dict", path_or_state_dict
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{source} holds no state dict (names to tensors), neither itself nor under 'state_dict'.")
+    given, wanted = released_state_dict_to_ours(model, state), model.state_dict()
+    if drop_classifiers:
+        given, wanted = ({n: value for n, value in side.items() if "classifier" not in n} for side in (given, wanted))
+    problems = describe_mismatch(given, wanted)
+    if problems:
+        raise CheckpointError(
+            f"{source} does not fit this {type(model).__name__} (names are ours where one exists): {problems}. Build the variant "
+            "that was saved; if only classifiers differ in shape, pass its number of identities or drop_classifiers=True."
+        )
+    model.load_state_dict(given, strict=not drop_classifiers)  # all names were compared above
+    return model
+
+
+def released_state_dict_to_ours(model: ReidNetwork, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A released state dict under the names of `model`, modules that never run left out; unknown names stay as they are.
+
+    Raises:
+        CheckpointError: the network has no released form, or the shallow CAM's two copies differ.
+    """
+    state = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    if isinstance(model, PFSANet):
+        rules, unused = _PFSA, _PFSA_UNUSED
+    elif isinstance(model, ABDNet):
+        state = _name_branches(_merge_shallow_cam(state))
+        has_heads = model.attentive_branch is None or len(model.attentive_branch.heads) > 0
+        rules, unused = _ABDNET, None if has_heads else _ABDNET_UNUSED_WITHOUT_ATTENTION
+    else:
+        raise CheckpointError(f"{type(model).__name__} has no released checkpoints: an ABDNet or a PFSANet was expected.")
+    ours = {_rename(name, rules): value for name, value in state.items() if not (unused and re.fullmatch(unused, name))}
+    if not any(name.endswith("num_batches_tracked") for name in state):
+        ours |= {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    return ours
+
+
+def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    layer, dot, leaf = name.rpartition(".")
+    for pattern, replacement in rules:
+        match = re.fullmatch(pattern, layer)
+        if match:
+            return match.expand(replacement) + dot + leaf
+    return name
+
+
+def _name_branches(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`branches.0` and `.1` become `global` and `abd`: only the global branch has an `fc`, only the other a `reduction`."""
+    kind = {}
+    for name in state:
+        match = re.match(r"(branches\.\d+\.)1\.(fc|reduction)\.", name)
+        if match:
+            kind[match[1]] = {"fc": "global.", "reduction": "abd."}[match[2]]
+    renamed = {}
+    for name, value in state.items():
+        match = re.match(r"branches\.\d+\.", name)
+        prefix = match[0] if match else ""
+        renamed[kind.get(prefix, prefix) + name[len(prefix) :]] = value
+    return renamed
+
+
+def _merge_shallow_cam(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state without the shallow CAM's second copy, once the two are seen to be equal."""
+    merged = dict(state)
+    for name in state:
+        if "._cam_module_abc." in name:
+            first = name.replace("._cam_module_abc.", "._cam_module.")
+            value = merged.pop(name)
+            if not torch.equal(merged.setdefault(first, value), value):
+                raise CheckpointError(f"The checkpoint's {name} and {first} should be copies of each other but differ.")
+    return merged
+
+
+def _read(path: Path) -> object:
+    """What torch.save put into a file. Only tensors and plain values are read, numpy scalars (a saved score) among them."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is no file: pass the path of a released .pth.tar, not unpacked.")
+    scalars = [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    dtypes = [np.dtype, *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64))]
+    try:
+        with torch.serialization.safe_globals([*scalars, *dtypes]), warnings.catch_warnings():
+            # Files saved by Python 2 hold raw bytes in strings. torch passes `encoding` on, though it warns that it does not.
+            warnings.filterwarnings("ignore", message="pickle_load_args only works", category=UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint ({error!r}): download the file again.") from error

@@ -1,0 +1,315 @@
+"""What is run: `Experiment` (every setting of one run), `METHODS` (every row of every table, each as a small difference
+from another row) and `PROFILES` (how large the study is).
+
+Settings are resolved in four layers, later ones winning: the defaults of `Experiment` → the method's chain of differences →
+the profile → the caller's overrides. Numbers without a comment are those of the papers' released code.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from reidlib.errors import ReidError
+
+
+class ConfigError(ReidError):
+    """An unknown or impossible setting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One run, completely: the same experiment on the same data gives the same numbers.
+
+    Raises:
+        ConfigError: a value is of the wrong type or outside its range.
+    """
+
+    method: str = "baseline"
+    dataset: str = "market1501"
+    profile: str = "paper"
+    seed: int = 0
+
+    # network, both papers
+    family: str = "abdnet"  # abdnet | pfsa
+    backbone: str = "resnet50"  # resnet18 | resnet34 | resnet50
+    pretrained: bool | str = True  # ImageNet weights: True (torchvision's), False, or the path of a state dict
+    last_stride: int = 1
+    height: int = 384  # pixels
+    width: int = 128
+    # ABD-Net
+    attentive_branch: bool = True
+    stripes: int = 2
+    pam: bool = False  # position attention
+    cam: bool = False  # channel attention
+    shallow_cam: bool = False  # channel attention on layer1's output
+    cam_most_similar_first: bool = False  # False: the most similar channels get the least weight, as released
+    embedding_dim: int = 1024
+    reduced_dim: int = 1024
+    head_dim: int = 512
+    dropout: float = 0.5
+    # Parameter-free spatial attention
+    parts: int = 0  # horizontal stripes with a classifier each; 0: global average pooling and one classifier
+    deep_supervision: bool = False
+    spatial_attention: str = "none"  # none | sa1 (final map) | sa2 (deep supervision) | sa1+sa2
+    sa_normalization: str = "sum"  # sum: channel mean over its sum, as released; softmax: as the paper writes
+    feature_dim: int = 256  # channels before the classifiers of parts and deep supervision
+
+    # losses
+    label_smoothing: float = 0.1
+    heads: str = "mean"  # how the heads' cross-entropies are joined: mean | sum
+    triplet_weight: float = 0.0
+    triplet_margin: float = 1.2
+    of_weight: float = 0.0  # orthogonality of features
+    of_start_epoch: int = 23  # counted from 0, after the warm-up
+    ow_weight: float = 0.0  # orthogonality of weights
+    ow_reach: str = "stem"  # stem: the one convolution that the released code reaches; backbone: all of them, as the paper says
+
+    # optimisation
+    optimizer: str = "adam"  # adam | sgd (Nesterov)
+    learning_rate: float = 3e-4
+    trunk_rate: float = 1.0  # learning rate of the pretrained layers relative to the new ones
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "steps"  # steps: × 0.1 at each milestone; cosine: to zero, after two epochs' linear rise
+    milestones: tuple[int, ...] = (20, 40)  # epochs, counted from 0
+    warmup_epochs: int = 10  # before epoch 0: only the new layers train
+    epochs: int = 80
+    steps_per_epoch: int = 0  # 0: once through the training set
+    batch_size: int = 64
+    images_per_identity: int = 0  # 0: shuffled images; K: batch_size / K people with K images each
+    crop_probability: float = 0.5  # resize to 1.125 × the size and crop back
+    flip_probability: float = 0.5
+    erase_probability: float = 0.5
+    precision: str = "auto"  # auto: bfloat16 where the hardware has it | float32 | bfloat16
+
+    # evaluation
+    flip_evaluation: bool = True  # embeddings of image and mirror image averaged
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name == "milestones":
+                good = isinstance(value, tuple | list) and all(isinstance(epoch, int) and epoch > 0 for epoch in value)
+                object.__setattr__(self, "milestones", tuple(value) if good else value)
+            elif item.type is float and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, item.name, float(value))
+                good = True
+            else:
+                good = isinstance(value, item.type) and (
+                    item.type is bool or item.name == "pretrained" or not isinstance(value, bool)
+                )
+            if not good:
+                expected = getattr(item.type, "__name__", str(item.type))
+                raise ConfigError(f"{item.name} = {value!r}: expected {expected}, got {type(value).__name__}.")
+        for name, (accepts, expected) in _RULES.items():
+            if not accepts(getattr(self, name)):
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: expected {expected}.")
+        if self.images_per_identity and self.batch_size % self.images_per_identity:
+            raise ConfigError(
+                f"batch_size = {self.batch_size} is no multiple of images_per_identity = {self.images_per_identity}."
+            )
+        if self.triplet_weight and self.images_per_identity < 2:
+            raise ConfigError("triplet_weight needs images_per_identity of 2 or more: no anchor has a positive otherwise.")
+        if "sa2" in self.spatial_attention and not self.deep_supervision:
+            raise ConfigError("spatial_attention 'sa2' sits in the deep supervision: it needs deep_supervision = True.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON (tuples become lists)."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def _one_of(*names: str):
+    return (lambda value: value in names), "one of " + ", ".join(names)
+
+
+_POSITIVE = (lambda value: value > 0), "a value above 0"
+_NOT_NEGATIVE = (lambda value: value >= 0), "0 or more"
+_PROBABILITY = (lambda value: 0 <= value <= 1), "a value from 0 to 1"
+_RULES = {
+    "family": _one_of("abdnet", "pfsa"),
+    "backbone": _one_of("resnet18", "resnet34", "resnet50"),
+    "last_stride": ((lambda value: value in (1, 2)), "1 or 2"),
+    "height": ((lambda value: value >= 32), "at least 32 pixels"),
+    "width": ((lambda value: value >= 16), "at least 16 pixels"),
+    "spatial_attention": _one_of("none", "sa1", "sa2", "sa1+sa2"),
+    "sa_normalization": _one_of("sum", "softmax"),
+    "heads": _one_of("mean", "sum"),
+    "ow_reach": _one_of("stem", "backbone"),
+    "optimizer": _one_of("adam", "sgd"),
+    "schedule": _one_of("steps", "cosine"),
+    "precision": _one_of("auto", "float32", "bfloat16"),
+    "batch_size": ((lambda value: value >= 2), "at least 2 (batch normalisation needs two images)"),
+    **dict.fromkeys(("stripes", "embedding_dim", "reduced_dim", "head_dim", "learning_rate", "epochs", "feature_dim"), _POSITIVE),
+    **dict.fromkeys(
+        ("seed", "parts", "triplet_weight", "triplet_margin", "of_weight", "of_start_epoch", "ow_weight", "trunk_rate")
+        + ("weight_decay", "warmup_epochs", "steps_per_epoch", "images_per_identity"),
+        _NOT_NEGATIVE,
+    ),
+    **dict.fromkeys(
+        ("dropout", "label_smoothing", "momentum", "crop_probability", "flip_probability", "erase_probability"), _PROBABILITY
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of a table: its name there, the row it differs from, and by what."""
+
+    title: str
+    differs_from: str
+    by: Mapping[str, Any] = field(default_factory=dict)
+
+
+_CAM = {"cam": True, "shallow_cam": True}
+_OF = {"of_weight": 1e-6}
+_OW = {"ow_weight": 1e-3}
+
+METHODS: dict[str, Method] = {
+    # ABD-Net, Table 1. "" stands for the defaults of Experiment.
+    "baseline": Method("Baseline (XE)", ""),
+    "baseline+pam": Method("Baseline (XE) + PAM", "baseline", {"pam": True}),
+    "baseline+cam": Method("Baseline (XE) + CAM", "baseline", _CAM),
+    "baseline+pam+cam": Method("Baseline (XE) + PAM + CAM", "baseline+pam", _CAM),
+    "baseline+of": Method("Baseline (XE) + O.F.", "baseline", _OF),
+    "baseline+ow": Method("Baseline (XE) + O.W.", "baseline", _OW),
+    "baseline+of+ow": Method("Baseline (XE) + O.F. + O.W.", "baseline+of", _OW),
+    "abdnet-xe": Method("ABD-Net (XE)", "baseline+pam+cam", {**_OF, **_OW}),
+    "abdnet": Method("ABD-Net", "abdnet-xe", {"triplet_weight": 0.1, "images_per_identity": 4}),
+    # Parameter-free spatial attention (PFSA)
+    "gap": Method(
+        "GAP",
+        "",
+        {
+            "family": "pfsa",
+            "label_smoothing": 0.0,
+            "heads": "sum",
+            "optimizer": "sgd",
+            "learning_rate": 0.1,
+            "trunk_rate": 0.1,
+            "milestones": (40, 80),
+            "warmup_epochs": 0,
+            "epochs": 100,
+            "batch_size": 48,
+            "crop_probability": 0.0,
+            "erase_probability": 0.0,
+            "flip_evaluation": False,
+        },
+    ),
+    "gap+sa1": Method("GAP + SA₁", "gap", {"spatial_attention": "sa1"}),
+    "pfsa-parts": Method("P", "gap", {"parts": 6}),
+    "pfsa-without-sa": Method("P + DS", "pfsa-parts", {"deep_supervision": True}),
+    "pfsa": Method("P + DS with SA₂ (published)", "pfsa-without-sa", {"spatial_attention": "sa2"}),
+    "pfsa+sa1": Method("P + DS with SA₂, SA₁", "pfsa", {"spatial_attention": "sa1+sa2"}),
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How large the study is: settings for every run, and which runs there are."""
+
+    title: str
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    by_family: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    synthetic: Mapping[str, int] = field(default_factory=dict)  # SyntheticSpec of the embedded data; {}: its defaults
+    bootstrap_resamples: int = 2000
+
+
+_FIGURE_METHODS = ("baseline", "baseline+pam+cam", "abdnet-xe", "abdnet", "gap", "gap+sa1", "pfsa")
+
+# From random weights there is nothing to freeze, so no warm-up; one optimiser for both families, since SGD at 0.1 × 0.1 is made
+# for a pretrained trunk. The channel numbers follow ResNet-18, a quarter as wide as ResNet-50.
+_SMALL = {
+    "backbone": "resnet18",
+    "pretrained": False,
+    "height": 128,
+    "width": 64,
+    "reduced_dim": 256,
+    "embedding_dim": 256,
+    "head_dim": 128,
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "trunk_rate": 1.0,
+    "schedule": "cosine",
+    "warmup_epochs": 0,
+    "batch_size": 32,
+    "crop_probability": 0.5,
+    "erase_probability": 0.0,
+    "flip_evaluation": True,
+}
+
+PROFILES: dict[str, Profile] = {
+    "smoke": Profile(
+        "a few steps on a handful of images: shows that everything runs, measures nothing",
+        _FIGURE_METHODS,
+        settings={**_SMALL, "height": 96, "width": 48, "epochs": 2, "steps_per_epoch": 2, "batch_size": 8, "of_start_epoch": 1},
+        synthetic={"train_identities": 8, "test_identities": 6, "height": 96, "width": 48},
+        bootstrap_resamples=200,
+    ),
+    "demo": Profile(
+        "ResNet-18 from random weights at 128 × 64, one seed: every figure and table in minutes on two CPU cores",
+        _FIGURE_METHODS,
+        settings={**_SMALL, "epochs": 10, "steps_per_epoch": 40, "of_start_epoch": 3},
+    ),
+    "full": Profile(
+        "every row of every table with three seeds, otherwise as the demo but for 60 epochs",
+        tuple(METHODS),
+        seeds=(0, 1, 2),
+        settings={**_SMALL, "epochs": 60, "steps_per_epoch": 40, "of_start_epoch": 17},
+    ),
+    "paper": Profile(
+        "the papers' settings: ResNet-50 from ImageNet weights at 384 × 128 (a GPU is needed)",
+        tuple(METHODS),
+        by_family={},
+    ),
+}
+
+
+def choose(kind: str, name: str, known) -> str:
+    """`name`, if it is among `known`; otherwise a ConfigError that lists them and the nearest."""
+    known = list(known)
+    if name in known:
+        return name
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
+
+
+def differences(method: str) -> dict[str, Any]:
+    """The method's settings that are not defaults of `Experiment`, its whole chain of differences resolved."""
+    row = METHODS[choose("method", method, METHODS)]
+    return {**(differences(row.differs_from) if row.differs_from else {}), **row.by}
+
+
+def experiment_for(
+    method: str, *, dataset: str = "market1501", profile: str = "paper", seed: int = 0, **overrides: Any
+) -> Experiment:
+    """The experiment of one row: `experiment_for("abdnet", profile="demo", dataset="synthetic", epochs=3)`.
+
+    Raises:
+        ConfigError: an unknown method, profile or setting (the nearest known name is shown), or an impossible value.
+    """
+    settings = differences(method)
+    size = PROFILES[choose("profile", profile, PROFILES)]
+    family = settings.get("family", "abdnet")
+    known = [item.name for item in fields(Experiment) if item.name not in ("method", "dataset", "profile", "seed")]
+    for name in overrides:
+        choose("setting", name, known)
+    settings = {**settings, **size.settings, **size.by_family.get(family, {}), **overrides}
+    return Experiment(method=method, dataset=dataset, profile=profile, seed=seed, **settings)
+
+
+def caveats(profile: str, dataset: str) -> list[str]:
+    """What a reader must know before comparing the numbers with the papers'; one sentence each, [] if nothing."""
+    settings = PROFILES[choose("profile", profile, PROFILES)].settings
+    sentences = []
+    if dataset == "synthetic":
+        sentences.append("The images are synthetic: people drawn by a program, so no number here compares with a published one.")
+    if settings.get("pretrained") is False:
+        backbone = settings.get("backbone", Experiment.backbone)
+        sentences.append(f"The networks ({backbone}) were trained from random weights: no ImageNet weights were used.")
+    if profile == "smoke":
+        sentences.append("The smoke profile takes a few steps only: it shows that everything runs, its scores mean nothing.")
+    return sentences

@@ -1,0 +1,198 @@
+"""Tensors and tables in, matplotlib Figure out. Nothing here reads a file or knows a run."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+RIGHT, WRONG, QUERY = "#1a9641", "#d7191c", "#404040"  # told apart by a mark as well, not by colour alone
+
+sns.set_theme(style="ticks", context="notebook", rc={"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False})
+
+
+def image_grid(
+    images: Sequence[Sequence[np.ndarray]], row_labels: Sequence[str], *, title: str = "", column_labels: Sequence[str] = ()
+) -> Figure:
+    """Rows of images with a label left of each row.
+
+    Args:
+        images: rows × columns of (H, W, 3) bytes; rows may differ in length.
+    """
+    columns = max(len(row) for row in images)
+    height, width = images[0][0].shape[:2]
+    cell = 0.85
+    figure, axes = plt.subplots(
+        len(images), columns, figsize=(cell * columns + 0.9, cell * height / width * len(images) + 0.5), squeeze=False
+    )
+    for row, label, row_axes in zip(images, row_labels, axes, strict=True):
+        for axis in row_axes:
+            axis.axis("off")
+        for image, axis in zip(row, row_axes, strict=False):
+            axis.imshow(image, interpolation="lanczos")
+        row_axes[0].text(-0.12, 0.5, label, transform=row_axes[0].transAxes, ha="right", va="center", fontsize=9)
+    for label, axis in zip(column_labels, axes[0], strict=False):
+        axis.set_title(label, fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    figure.subplots_adjust(left=0.9 / (cell * columns + 0.9), right=1, wspace=0.04, hspace=0.04)
+    return figure
+
+
+def training_curves(curves: pd.DataFrame, title: str) -> Figure:
+    """Loss terms, accuracy on the training batches, and learning rate over the epochs of one run."""
+    figure, (losses, accuracy, rate) = plt.subplots(1, 3, figsize=(11, 3), layout="constrained")
+    terms = [name for name in ("cross_entropy", "triplet", "orthogonal_features", "orthogonal_weights") if name in curves]
+    for name in terms if len(terms) > 1 else []:
+        losses.plot(curves["epoch"], curves[name], marker="o", markersize=3, label=name.replace("_", " "))
+    losses.plot(curves["epoch"], curves["loss"], color="black", marker="o", markersize=3, label="loss (sum)")
+    losses.set(xlabel="epoch", ylabel="loss", title="loss terms as weighted")
+    positive = curves[["loss", *terms]].min().min() > 0
+    if positive and curves["loss"].max() / curves[["loss", *terms]].min().min() > 30:
+        losses.set_yscale("log")
+    losses.legend(fontsize=8, frameon=False)
+    accuracy.plot(curves["epoch"], 100 * curves["accuracy"], color="C2", marker="o", markersize=3)
+    accuracy.set(xlabel="epoch", ylabel="training accuracy (%)", ylim=(0, 100), title="first head on augmented batches")
+    rate.plot(curves["epoch"], curves["learning_rate"], color="C3", marker="o", markersize=3)
+    rate.set(xlabel="epoch", ylabel="largest rate in the epoch", title="learning rate", ylim=(0, None))
+    for axis in (losses, accuracy, rate):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(title)
+    return figure
+
+
+def scores(frame: pd.DataFrame, title: str) -> Figure:
+    """Points with 95 % intervals, one row a method; rank-1 left and mAP right.
+
+    Args:
+        frame: columns method, rank1, rank1_low, rank1_high, map, map_low, map_high (fractions; NaN bounds: no interval),
+            and reference (bool: a floor rather than a method, drawn grey).
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 0.42 * len(frame) + 1.4), sharey=True, layout="constrained")
+    positions = np.arange(len(frame))[::-1]
+    colours = ["#8c8c8c" if reference else "#2b5c8a" for reference in frame["reference"]]
+    for axis, key, label in zip(axes, ("rank1", "map"), ("rank-1 (%)", "mAP (%)"), strict=True):
+        for position, colour, (_, row) in zip(positions, colours, frame.iterrows(), strict=True):
+            axis.plot(
+                [100 * row[f"{key}_low"], 100 * row[f"{key}_high"]], [position] * 2, color=colour, linewidth=2.5, alpha=0.45
+            )
+            axis.plot(100 * row[key], position, "o", color=colour, markersize=7)
+            axis.annotate(
+                f"{100 * row[key]:.1f}", (100 * row[key], position), (0, 7), textcoords="offset points", ha="center", fontsize=8
+            )
+        axis.set(xlabel=label, ylim=(-0.6, len(frame) - 0.3), xlim=(0, 100))
+        axis.grid(axis="x", alpha=0.4)
+    axes[0].set_yticks(positions, frame["method"])
+    figure.suptitle(title)
+    return figure
+
+
+def heat_overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> np.ndarray:
+    """(H, W, 3) bytes: the image under its heat map (H, W, values 0 to 1) in the jet colours of both papers."""
+    colours = plt.get_cmap("jet")(np.clip(heat, 0, 1))[..., :3] * 255
+    return ((1 - strength) * image + strength * colours).round().astype(np.uint8)
+
+
+def heat_triplets(images: np.ndarray, heats: Sequence[np.ndarray], labels: Sequence[str], title: str) -> Figure:
+    """For each person the image and the same image under each of the heat maps; two people a row as in the papers' figures.
+
+    Args:
+        images: (N, H, W, 3) bytes.
+        heats: one (N, H, W) array for each label after the first.
+        labels: of the image and of each heat map.
+    """
+    people, per_row = len(images), 3
+    per_person = 1 + len(heats)
+    height, width = images.shape[1:3]
+    rows = -(-people // per_row)
+    cell = 0.95
+    columns = per_row * per_person + per_row - 1  # an empty narrow column between two people
+    ratios = ([1.0] * per_person + [0.25]) * per_row
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(cell * sum(ratios[:-1]), cell * rows * height / width + 1.0),
+        width_ratios=ratios[:-1],
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for person in range(people):
+        row, place = divmod(person, per_row)
+        for index, label in enumerate(labels):
+            axis = axes[row, place * (per_person + 1) + index]
+            image = images[person] if index == 0 else heat_overlay(images[person], heats[index - 1][person])
+            axis.imshow(image, interpolation="lanczos")
+            if row == 0:
+                axis.set_title(label, fontsize=8)
+    bar = figure.colorbar(
+        plt.cm.ScalarMappable(cmap="jet"),
+        ax=axes,
+        orientation="horizontal",
+        fraction=0.03,
+        aspect=50,
+        pad=0.02,
+        ticks=[0, 0.5, 1],
+    )
+    bar.set_label("share of the image's strongest response", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def ranking_gallery(
+    queries: np.ndarray, galleries: Sequence[np.ndarray], matches: Sequence[np.ndarray], names: Sequence[str], title: str
+) -> Figure:
+    """A query and its first gallery images under several models: right ones framed green with ✓, wrong ones red with ✗.
+
+    Args:
+        queries: (N, H, W, 3) bytes.
+        galleries: for each model (N, K, H, W, 3) bytes.
+        matches: for each model (N, K) bool.
+    """
+    people, top = matches[0].shape
+    height, width = queries.shape[1:3]
+    cell = 0.82
+    rows = people * len(names)
+    ratios = [1.0, 0.3] + [1.0] * top
+    figure, axes = plt.subplots(
+        rows,
+        top + 2,
+        figsize=(cell * sum(ratios) + 2.2, (cell * height / width + 0.16) * rows + 0.5),
+        width_ratios=ratios,
+        squeeze=False,
+        gridspec_kw={"wspace": 0.1, "hspace": 0.12},
+    )
+    figure.subplots_adjust(left=2.2 / (cell * sum(ratios) + 2.2), right=0.99, top=1 - 0.6 / figure.get_figheight(), bottom=0.01)
+    for row in range(rows):
+        person, model = divmod(row, len(names))
+        axes[row, 1].axis("off")
+        if model == 0:
+            _framed(axes[row, 0], queries[person], QUERY, "query")
+        else:
+            axes[row, 0].axis("off")
+        axes[row, 0].text(-0.15, 0.5, names[model], transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=9)
+        for rank in range(top):
+            right = bool(matches[model][person, rank])
+            _framed(axes[row, 2 + rank], galleries[model][person, rank], RIGHT if right else WRONG, "✓" if right else "✗")
+            if row == 0:
+                axes[row, 2 + rank].set_title(f"rank {rank + 1}", fontsize=9)
+        if model == 0 and person:
+            line = axes[row, 0].get_position().y1 + 0.06 / figure.get_figheight()
+            figure.add_artist(plt.Line2D([0.01, 0.99], [line, line], color="#bbbbbb", linewidth=0.8))
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _framed(axis, image: np.ndarray, colour: str, mark: str) -> None:
+    axis.imshow(image, interpolation="lanczos")
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set(visible=True, color=colour, linewidth=2.5)
+    axis.text(
+        0.03, 0.98, mark, transform=axis.transAxes, ha="left", va="top", fontsize=8, color="white", fontweight="bold",
+        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2},
+    )  # fmt: skip

@@ -1,0 +1,213 @@
+"""Training losses: cross-entropy, batch-hard triplet and the orthogonality penalties.
+
+L = L_xent + β_tr·L_triplet + β_OF·L_OF + β_OW·L_OW     (ABD-Net, Chen et al., ICCV 2019, https://arxiv.org/abs/1908.01114)
+
+The orthogonality penalties measure how far the spectrum of F Fᵀ is spread, F being a feature map (channels × positions) or
+a convolution's weight (out × rest). Where paper and released code differ, the released form is the default:
+
+                     released code                                        paper
+    eigenvalues      one power step, Rayleigh quotient pᵀXp / pᵀp         several steps p ← Xq, q ← Xp, ratio ‖q‖/‖p‖
+    O.F.             β·(λ₁ − λ₂)                                          β·(λ₁ − λ₂)²
+    O.W.             β·10·(λ₁ − λ₂)²                                      β·(λ₁ − λ₂)²
+
+F Fᵀ is never formed: every product with it is F(Fᵀv), two passes over F. All of it runs in float32, under autocast too.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reidlib.errors import ReidError
+from reidlib.models.backbone import ReidNetwork
+
+Estimator = Literal["rayleigh", "norm_ratio"]
+Starts = tuple[Tensor, Tensor]  # start vectors of the iterations for λ₁ and for λ₂, (B, C, 1) each
+
+# Where the penalty on features is taken and how much it counts there, in the order in which start vectors are drawn.
+FEATURE_POSITIONS = {"intermediate": 0.01, "before": 1.0, "cam": 1.0, "pam": 1.0, "after": 1.0}
+REFERENCE_BATCH = 32  # the penalty is a sum over images, rescaled to a batch of this size
+
+_TINY = torch.finfo(torch.float32).tiny  # only keeps 0/0 from being NaN on a dead feature map
+
+
+def cross_entropy(
+    logits: Sequence[Tensor], labels: Tensor, *, label_smoothing: float = 0.0, reduction: Literal["mean", "sum"] = "mean"
+) -> Tensor:
+    """Cross-entropy over several classifier heads. logits: heads × (B, classes); labels: (B,) → scalar.
+
+    Smoothing puts (1 − ε) + ε/classes on the label and ε/classes elsewhere. `reduction` combines the heads: ABD-Net averages
+    them (ε 0.1), PFSA sums them (ε 0). Over the batch it is always the mean.
+    """
+    if not logits:
+        raise ReidError("cross_entropy was given no logits: pass the `logits` list of a ReidOutput, one tensor per head.")
+    if reduction not in ("mean", "sum"):
+        raise ReidError(f"reduction is {reduction!r}: 'mean' (over the heads, ABD-Net) or 'sum' (PFSA) was expected.")
+    per_head = torch.stack([F.cross_entropy(head.float(), labels, label_smoothing=label_smoothing) for head in logits])
+    return per_head.mean() if reduction == "mean" else per_head.sum()
+
+
+def batch_hard_triplet(embedding: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Batch-hard triplet loss (Hermans et al., https://arxiv.org/abs/1703.07737). embedding: (B, D); labels: (B,) → scalar.
+
+    Mean over anchors of max(0, margin + d(hardest positive) − d(hardest negative)), d the Euclidean distance, its square
+    clamped at 1e-12. An anchor alone in its class is its own positive; one without a negative in the batch adds nothing.
+    """
+    with torch.autocast(embedding.device.type, enabled=False):
+        x = embedding.float()
+        squared_norm = x.square().sum(1)  # (B,)
+        squared = squared_norm[:, None] + squared_norm[None, :] - 2 * x @ x.T  # (B, B)
+        distance = squared.clamp_min(1e-12).sqrt()
+        same = labels[:, None] == labels[None, :]  # (B, B)
+        hardest_positive = distance.masked_fill(~same, -torch.inf).amax(1)  # (B,)
+        hardest_negative = distance.masked_fill(same, torch.inf).amin(1)  # (B,)
+        return F.relu(margin + hardest_positive - hardest_negative).mean()
+
+
+def spectral_spread(matrices: Tensor, starts: Starts, *, estimator: Estimator = "rayleigh", iterations: int = 1) -> Tensor:
+    """λ₁ − λ₂, the largest less the smallest eigenvalue of F Fᵀ as power iteration sees them. matrices: F, (B, C, N) → (B,).
+
+    starts: two (B, C, 1) vectors. λ₁ comes from X = F Fᵀ, λ₂ from X − λ₁I; the gradient flows through λ₁ in both.
+    - "rayleigh" (released code): `iterations` steps p ← Xp, then λ = pᵀXp / pᵀp. With pᵀ(FFᵀ)p = ‖Fᵀp‖² both eigenvalues are
+      ‖Fᵀp‖² / ‖p‖² at their own p, because the quotient of X − λ₁I is that less λ₁ and λ₂ = λ₁ + quotient.
+    - "norm_ratio" (paper): `iterations` times p ← Xq, q ← Xp, then λ = ‖q‖ / ‖p‖. That ratio has lost its sign, and X − λ₁I
+      has no positive eigenvalue, so λ₂ = λ₁ − ratio and the spread is the second ratio itself.
+    """
+    if estimator not in ("rayleigh", "norm_ratio"):
+        raise ReidError(f"estimator is {estimator!r}: 'rayleigh' (released code) or 'norm_ratio' (paper) was expected.")
+    if iterations < 1:
+        raise ReidError(f"iterations is {iterations}: power iteration needs at least 1 step.")
+    with torch.autocast(matrices.device.type, enabled=False):
+        f = matrices.float()  # (B, C, N)
+        start_largest, start_smallest = (_unit(start.to(f)) for start in starts)
+
+        def gram(v: Tensor) -> Tensor:
+            return f @ (f.mT @ v)  # (B, C, 1)
+
+        if estimator == "norm_ratio":
+            largest = _norm_ratio(gram, start_largest, iterations)  # (B, 1, 1)
+            return _norm_ratio(lambda v: gram(v) - largest * v, start_smallest, iterations).flatten()
+
+        def rayleigh(p: Tensor) -> Tensor:
+            return (f.mT @ p).square().sum((1, 2), keepdim=True) / p.square().sum((1, 2), keepdim=True).clamp_min(_TINY)
+
+        first = gram(torch.cat([start_largest, start_smallest], 2))  # (B, C, 2): both start vectors in the same passes over F
+        p = _unit(first[..., :1])
+        for _ in range(iterations - 1):
+            p = _unit(gram(p))
+        largest = rayleigh(p)  # (B, 1, 1)
+        p = _unit(first[..., 1:] - largest * start_smallest)
+        for _ in range(iterations - 1):
+            p = _unit(gram(p) - largest * p)
+        return (largest - rayleigh(p)).flatten()
+
+
+def orthogonality_features(
+    feature_maps: Mapping[str, Sequence[Tensor]],
+    *,
+    weight: float = 1e-6,
+    squared: bool = False,
+    estimator: Estimator = "rayleigh",
+    iterations: int = 1,
+    starts: Mapping[str, Sequence[Starts]] | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """O.F., the penalty on feature maps (ABD-Net, section 3.3) → scalar. feature_maps: position → maps (B, C, H, W).
+
+    weight · Σ over positions of (its factor · the mean over its maps of Σ over images of spread) / (B / 32). The positions are
+    those of `FEATURE_POSITIONS` that the network has; others are ignored. `squared`, `estimator` and `iterations` switch
+    between the released form (defaults) and the paper's (True, "norm_ratio", several). Start vectors are standard normal, drawn
+    from `generator` or the global one unless given: position → one pair of (B, C, 1) per map.
+    """
+    positions = [position for position in FEATURE_POSITIONS if position in feature_maps]
+    if not positions:
+        raise ReidError(
+            f"The orthogonality penalty on features finds none of its positions {', '.join(FEATURE_POSITIONS)} among "
+            f"{', '.join(feature_maps) or 'no feature maps'}: it is ABD-Net's; use weight 0 for other networks."
+        )
+    total = 0.0
+    for position in positions:
+        maps = feature_maps[position]
+        for index, feature_map in enumerate(maps):
+            f = feature_map.flatten(2)  # (B, C, H·W)
+            pair = starts[position][index] if starts is not None else _draw_starts(f, generator, torch.randn)
+            spread = spectral_spread(f, pair, estimator=estimator, iterations=iterations)  # (B,)
+            spread = spread.square() if squared else spread
+            total = total + FEATURE_POSITIONS[position] / len(maps) * spread.sum() * REFERENCE_BATCH / len(feature_map)
+    return weight * total
+
+
+def orthogonality_weights(
+    weights: Sequence[Tensor],
+    *,
+    weight: float = 1e-3,
+    factor: float = 10.0,
+    squared: bool = True,
+    estimator: Estimator = "rayleigh",
+    iterations: int = 1,
+    starts: Sequence[Starts] | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """O.W., the penalty on convolution weights (ABD-Net, section 3.3) → scalar. weights: (out, in, kh, kw) each.
+
+    weight · factor · Σ over weights of spread², each weight reshaped to out × rest. The paper's form is factor 1, "norm_ratio",
+    several iterations. Weights of equal shape go through together. Start vectors are uniform in [0, 1), drawn from `generator`
+    or the global one unless given: one pair of (out, 1) per weight. `orthogonality_targets` picks the weights.
+    """
+    if not weights:
+        raise ReidError("orthogonality_weights was given no weights: pass orthogonality_targets(network).")
+    by_shape: dict[torch.Size, list[int]] = {}  # in order of first appearance, so draws do not depend on anything else
+    for index, tensor in enumerate(weights):
+        by_shape.setdefault(tensor.shape, []).append(index)
+    total = 0.0
+    for members in by_shape.values():
+        f = torch.stack([weights[i].flatten(1) for i in members])  # (G, out, rest)
+        if starts is None:
+            pair = _draw_starts(f, generator, torch.rand)
+        else:
+            pair = tuple(torch.stack([starts[i][which] for i in members]) for which in (0, 1))
+        spread = spectral_spread(f, pair, estimator=estimator, iterations=iterations)  # (G,)
+        total = total + (spread.square() if squared else spread).sum()
+    return weight * factor * total
+
+
+def orthogonality_targets(network: ReidNetwork, *, reach: Literal["stem", "backbone"] = "stem") -> list[nn.Parameter]:
+    """The convolution weights of the backbone that O.W. acts on, in network order.
+
+    - "stem" (released code): those that a walk through `nn.Sequential` containers alone comes to. It stops at residual blocks,
+      which are none, so the 7×7 stem is all it finds.
+    - "backbone" (paper): all of them, each branch's copy of layer4 included: 63 in ABD-Net with ResNet-50.
+    """
+    if reach not in ("stem", "backbone"):
+        raise ReidError(f"reach is {reach!r}: 'stem' (released code) or 'backbone' (paper) was expected.")
+
+    def walk(module: nn.Module) -> list[nn.Parameter]:
+        if isinstance(module, nn.Conv2d):
+            return [module.weight]
+        if reach == "stem" and not isinstance(module, nn.Sequential):
+            return []
+        return [weight for child in module.children() for weight in walk(child)]
+
+    return [weight for part in network.trunk_modules() for weight in walk(part)]
+
+
+def _unit(v: Tensor) -> Tensor:
+    """v over its norm, (B, C, 1). Both estimates ignore v's scale, so the norm needs no gradient; it prevents overflow."""
+    return v / v.detach().norm(dim=1, keepdim=True).clamp_min(_TINY)
+
+
+def _norm_ratio(product, q: Tensor, iterations: int) -> Tensor:
+    """‖q‖ / ‖p‖ after `iterations` times p ← Xq, q ← Xp, `product` being v → Xv. q: (B, C, 1) → (B, 1, 1)."""
+    for _ in range(iterations):
+        p = _unit(product(_unit(q)))
+        q = product(p)
+    return q.norm(dim=1, keepdim=True) / p.norm(dim=1, keepdim=True).clamp_min(_TINY)
+
+
+def _draw_starts(f: Tensor, generator: torch.Generator | None, distribution) -> Starts:
+    """Two start vectors (B, C, 1) for f (B, C, N), drawn on the generator's device (f's if there is none) in float32."""
+    device = f.device if generator is None else generator.device
+    shape = (*f.shape[:2], 1)
+    return tuple(distribution(shape, generator=generator, device=device).to(f.device) for _ in range(2))

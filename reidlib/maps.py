@@ -1,0 +1,94 @@
+"""Images to heat maps: where a network's attention or class activation lies. Values 0 to 1, at the image's size."""
+
+import numpy as np
+import torch
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+from reidlib.batches import normalise
+from reidlib.models import ReidOutput
+
+BATCH = 64  # images at a time
+
+
+@torch.inference_mode()
+def attention_heat(model: torch.nn.Module, images: np.ndarray, position: str = "after") -> np.ndarray:
+    """How strongly each place of a feature map responds: the root mean square over channels, scaled to each image's largest.
+
+    The paper does not say how its maps were made; this is the usual choice for maps after attention.
+
+    Args:
+        model: a trained ABD-Net.
+        images: (N, H, W, 3) RGB bytes.
+        position: the feature map's name in `ReidOutput.feature_maps`; its stripes are put together again.
+
+    Returns:
+        (N, H, W) float32 in [0, 1].
+    """
+    model.eval()
+    heats = []
+    for start in range(0, len(images), BATCH):
+        maps = model(normalise(torch.from_numpy(np.array(images[start : start + BATCH])))).feature_maps[position]
+        response = torch.cat([part.float() for part in maps], dim=2).square().mean(dim=1, keepdim=True).sqrt()  # (B, 1, h, w)
+        heats.append(_enlarged(response, images.shape[1:3]))
+    return np.concatenate(heats)
+
+
+def class_activation(model: torch.nn.Module, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Class activation maps of the first classifier: what in the map that is pooled speaks for each image's class.
+
+    For one linear classifier after global average pooling, Grad-CAM's weights are the classifier's own, so this is
+    the class activation map proper (Zhou et al., CVPR 2016), rectified and scaled to each image's largest.
+
+    Args:
+        model: a trained `gap` or `gap+sa1` network.
+        images: (N, H, W, 3) RGB bytes.
+        classes: (N,) training labels.
+
+    Returns:
+        (N, H, W) float32 in [0, 1].
+    """
+    network = _FirstClassifier(model.eval())
+    heats = []
+    with GradCAM(network, target_layers=[network.pooled]) as camera:
+        for start in range(0, len(images), BATCH):
+            batch = normalise(torch.from_numpy(np.array(images[start : start + BATCH])))
+            targets = [ClassifierOutputTarget(int(label)) for label in classes[start : start + BATCH]]
+            heats.append(camera(input_tensor=batch, targets=targets).astype(np.float32))
+    return np.concatenate(heats)
+
+
+def spread(heats: np.ndarray) -> float:
+    """Mean over the maps (N, H, W) of the share of places whose value exceeds half of the map's largest."""
+    return float((heats > 0.5 * heats.max(axis=(1, 2), keepdims=True)).mean())
+
+
+def spread_sentence(label: str, other: str, share: float, other_share: float, profile: str) -> str:
+    """What two spreads let one say, in words."""
+    direction = "wider than" if share > other_share else "narrower than"
+    agrees = "as the paper claims" if share > other_share else "the opposite of what the paper claims"
+    text = f"{label}, the response covers {100 * share:.1f} % of the image, {other} {100 * other_share:.1f} %: "
+    text += f"{direction} {other}, {agrees}."
+    return (
+        text
+        + " One seed of each: the difference between seeds is not known."
+        + (" A smoke run means nothing." if profile == "smoke" else "")
+    )
+
+
+class _FirstClassifier(torch.nn.Module):
+    """The first classifier's logits as a plain tensor."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model = model
+        self.pooled = model.final
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        output: ReidOutput = self.model(images)
+        return output.logits[0]
+
+
+def _enlarged(response: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    heat = torch.nn.functional.interpolate(response, size, mode="bilinear", align_corners=False)[:, 0]
+    return (heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)).numpy()

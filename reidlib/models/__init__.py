@@ -1,0 +1,41 @@
+"""The networks of the study. `build_model` makes one from a method's name; the classes can be used directly."""
+
+from pathlib import Path
+
+from reidlib.config import Experiment, choose, experiment_for
+from reidlib.models.abdnet import ABDNet
+from reidlib.models.backbone import ReidNetwork, ReidOutput
+from reidlib.models.pfsa import PFSANet
+
+__all__ = ["ABDNet", "PFSANet", "ReidNetwork", "ReidOutput", "build_model", "model_from_experiment"]
+
+# Per family its class and, as Experiment's field → constructor's argument, the settings that it takes.
+_SHARED = {name: name for name in ("backbone", "last_stride", "dropout", "pretrained")}
+_ABDNET = ("cam", "pam", "shallow_cam", "attentive_branch", "stripes", "embedding_dim", "reduced_dim", "head_dim")
+FAMILIES = {
+    "abdnet": (ABDNet, _SHARED | {name: name for name in (*_ABDNET, "cam_most_similar_first")}),
+    "pfsa": (
+        PFSANet,
+        _SHARED
+        | {name: name for name in ("parts", "deep_supervision", "spatial_attention", "feature_dim")}
+        | {"sa_normalization": "normalization"},
+    ),
+}
+
+
+def build_model(method: str, num_classes: int, *, pretrained: bool | str | Path = False, **overrides) -> ReidNetwork:
+    """The network of a method (a key of `reidlib.config.METHODS`), with some of its settings overridden.
+
+    pretrained: False, True (torchvision's ImageNet weights) or the path of a state-dict file. overrides: those of Experiment's
+    settings that shape this method's network, such as backbone="resnet18". Raises ReidError for an unknown method or setting.
+    """
+    _, settings = FAMILIES[experiment_for(method).family]
+    for name in overrides:
+        choose(f"setting of {method}'s network", name, settings)
+    return model_from_experiment(experiment_for(method, pretrained=pretrained, **overrides), num_classes)
+
+
+def model_from_experiment(experiment: Experiment, num_classes: int) -> ReidNetwork:
+    """The network that an Experiment describes."""
+    network, settings = FAMILIES[experiment.family]
+    return network(num_classes, **{argument: getattr(experiment, field) for field, argument in settings.items()})

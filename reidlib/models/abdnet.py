@@ -1,0 +1,181 @@
+"""ABD-Net: a ResNet with a global and an attentive branch, whose features are penalised for not being diverse.
+
+ABD-Net: Attentive but Diverse Person Re-Identification (Chen et al., ICCV 2019, https://arxiv.org/abs/1908.01114).
+Every row of the paper's Table 1 is this class with parts switched off. Not from the paper, but from its released code:
+- the attention heads run on each stripe, where the figure draws them on the whole map;
+- `before` passes through a DANet head too, where the figure draws a straight line;
+- channel attention prefers the least similar channels (see `ChannelAttention`);
+- with neither CAM nor PAM, heads and sum conv are skipped: `before` and `after` are the reduced map itself.
+Not from either: the branches have a fixed order, global first; unused modules are not built.
+"""
+
+import copy
+from functools import reduce
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from reidlib.errors import ReidError
+from reidlib.models.attention import AttentionHead, ChannelAttention, PositionAttention, conv_norm_relu
+from reidlib.models.backbone import ReidNetwork, ReidOutput, build_trunk
+
+
+class ABDNet(ReidNetwork):
+    """The whole network. images: (B, 3, H, W) → ReidOutput; heads are global, then one per stripe.
+
+    embedding: (B, embedding_dim + stripes · reduced_dim), not normalised. feature_maps: `intermediate` (layer1's output, after
+    the shallow CAM if there is one) and from the attentive branch, one map per stripe, `before`, `cam` and `pam` as far as they
+    are there, and `after`. Shapes in comments are for ResNet-50 at 384 × 128. Raises ReidError for settings that contradict
+    each other.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        backbone: str = "resnet50",
+        cam: bool = True,
+        pam: bool = True,
+        shallow_cam: bool = True,
+        attentive_branch: bool = True,
+        stripes: int = 2,
+        embedding_dim: int = 1024,
+        reduced_dim: int = 1024,
+        head_dim: int = 512,
+        dropout: float = 0.5,
+        last_stride: int = 1,
+        cam_most_similar_first: bool = False,
+        pretrained: bool | str | Path = False,
+    ):
+        super().__init__()
+        if not attentive_branch and (cam or pam):
+            raise ReidError("cam and pam sit in the attentive branch: set both to False, or attentive_branch to True.")
+        if num_classes < 1 or stripes < 1:
+            raise ReidError(f"num_classes is {num_classes} and stripes is {stripes}: both must be at least 1.")
+        trunk = build_trunk(backbone, last_stride=last_stride, pretrained=pretrained)
+        channels = trunk.channels[3]
+        self.stem, self.layer1, self.layer2, self.layer3 = trunk.stem, trunk.layer1, trunk.layer2, trunk.layer3
+        self.shallow_cam = ChannelAttention(most_similar_first=cam_most_similar_first) if shallow_cam else None
+        self.global_branch = GlobalBranch(trunk.layer4, channels, embedding_dim, num_classes, dropout)
+        self.attentive_branch = None
+        if attentive_branch:
+            modules = {"before": nn.Identity()} if cam or pam else {}
+            if cam:
+                modules["cam"] = ChannelAttention(most_similar_first=cam_most_similar_first)
+            if pam:
+                modules["pam"] = PositionAttention(head_dim)
+            layer4 = copy.deepcopy(trunk.layer4)
+            self.attentive_branch = AttentiveBranch(layer4, channels, reduced_dim, head_dim, num_classes, stripes, modules)
+        pretrained_layers = {id(module) for part in self.trunk_modules() for module in part.modules()}
+        for module in self.modules():
+            if id(module) not in pretrained_layers:
+                init_new_layer(module)
+
+    def trunk_modules(self) -> list[nn.Sequential]:
+        branches = (self.global_branch, self.attentive_branch)
+        return [self.stem, self.layer1, self.layer2, self.layer3, *(b.layer4 for b in branches if b is not None)]
+
+    def forward(self, images: Tensor) -> ReidOutput:
+        x = self.layer1(self.stem(images))  # (B, 256, 96, 32)
+        if self.shallow_cam is not None:
+            x = self.shallow_cam(x)
+        feature_maps = {"intermediate": [x]}
+        x = self.layer3(self.layer2(x))  # (B, 1024, 24, 8)
+        embedding, logits = self.global_branch(x)
+        head_embeddings, all_logits = [embedding], [logits]
+        if self.attentive_branch is not None:
+            stripe_embeddings, stripe_logits, stripe_maps = self.attentive_branch(x)
+            head_embeddings += stripe_embeddings
+            all_logits += stripe_logits
+            feature_maps |= stripe_maps
+        embedding = torch.cat([e.float() for e in head_embeddings], 1)  # (B, 3072)
+        return ReidOutput(embedding, all_logits, head_embeddings, feature_maps)
+
+
+class GlobalBranch(nn.Module):
+    """layer4 → average pool → Linear, BN, ReLU, dropout → classifier. x: (B, 1024, 24, 8) → embedding, logits."""
+
+    def __init__(self, layer4: nn.Sequential, channels: int, embedding_dim: int, num_classes: int, dropout: float):
+        super().__init__()
+        self.layer4 = layer4
+        self.fc = nn.Sequential(
+            nn.Linear(channels, embedding_dim), nn.BatchNorm1d(embedding_dim), nn.ReLU(inplace=True), nn.Dropout(dropout)
+        )
+        self.classifier = nn.Linear(embedding_dim, num_classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.fc(average_pool(self.layer4(x)))  # (B, 1024)
+        return embedding, self.classifier(embedding)
+
+
+class AttentiveBranch(nn.Module):
+    """layer4 → reduction → horizontal stripes; on each the same attention heads, their sum → 1×1 conv → pool → classifier.
+
+    attention: name → module to wrap in a head (`before`, `cam`, `pam`); empty for none.
+    """
+
+    def __init__(
+        self,
+        layer4: nn.Sequential,
+        channels: int,
+        reduced_dim: int,
+        head_dim: int,
+        num_classes: int,
+        stripes: int,
+        attention: dict[str, nn.Module],
+    ):
+        super().__init__()
+        self.layer4 = layer4
+        self.reduction = conv_norm_relu(channels, reduced_dim, 1)
+        self.heads = nn.ModuleDict({name: AttentionHead(module, reduced_dim, head_dim) for name, module in attention.items()})
+        self.sum_conv = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(reduced_dim, reduced_dim, 1)) if attention else None
+        self.classifiers = nn.ModuleList(nn.Linear(reduced_dim, num_classes) for _ in range(stripes))
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], dict[str, list[Tensor]]]:
+        """x: (B, 1024, 24, 8) → embeddings and logits, one per stripe, and feature maps by position, one per stripe."""
+        stripes = self.cut(self.reduction(self.layer4(x)))  # stripes × (B, 1024, 12, 8)
+        if self.training:  # one after the other, so that BN takes its statistics over each stripe in turn
+            per_stripe = [self.attend(stripe) for stripe in stripes]
+            maps = {name: [stripe_maps[name] for stripe_maps in per_stripe] for name in per_stripe[0]}
+        else:  # every layer treats each image on its own, so stripes can go through as more images
+            maps = {name: list(m.chunk(len(stripes))) for name, m in self.attend(torch.cat(stripes)).items()}
+        embeddings = [average_pool(m) for m in maps["after"]]  # stripes × (B, 1024)
+        logits = [classifier(e) for classifier, e in zip(self.classifiers, embeddings, strict=True)]
+        return embeddings, logits, maps
+
+    def cut(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, H, W) → stripes × (B, C, H / stripes, W), from top to bottom."""
+        stripes = len(self.classifiers)
+        if x.shape[2] % stripes:
+            raise ReidError(
+                f"The last feature map has {x.shape[2]} rows, which {stripes} stripes cannot share evenly: "
+                f"use images whose height is a multiple of {16 * stripes}."
+            )
+        return x.chunk(stripes, 2)
+
+    def attend(self, stripe: Tensor) -> dict[str, Tensor]:
+        """(B, C, h, W) → position → map (B, C, h, W), from `before` to `after`."""
+        if self.sum_conv is None:
+            return {"before": stripe, "after": stripe}
+        maps = {name: head(stripe) for name, head in self.heads.items()}
+        return maps | {"after": self.sum_conv(reduce(torch.add, maps.values()))}
+
+
+def average_pool(x: Tensor) -> Tensor:
+    """(B, C, H, W) → (B, C), in float32."""
+    return x.mean((2, 3), dtype=torch.float32)
+
+
+def init_new_layer(module: nn.Module) -> None:
+    """Start values: convolutions Kaiming normal (fan-out), Linear N(0, 0.01), BN weights N(1, 0.02), biases 0."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, 0, 0.01)
+    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        nn.init.normal_(module.weight, 1, 0.02)
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,128 @@
+"""All attention layers of the study, one idea each. Feature maps in, feature maps of the same shape out.
+
+Every softmax is taken over float32 values, under autocast too: bfloat16 would round energies of a few hundred to whole numbers.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from reidlib.errors import ReidError
+
+
+class ChannelAttention(nn.Module):
+    """Channel attention (CAM): each channel adds γ times a mixture of all channels, weighted by their similarity to it.
+
+    Dual Attention Network for Scene Segmentation (Fu et al., CVPR 2019, https://arxiv.org/abs/1809.02983), used by ABD-Net
+    (https://arxiv.org/abs/1908.01114). Not from the papers: their formula is softmax(energy), most similar channels first, but
+    both released codes subtract the energy from its row maximum, which makes it softmax(−energy): the *least* similar channels
+    weigh most. That released form is the default; `most_similar_first=True` is the papers'.
+    """
+
+    def __init__(self, *, most_similar_first: bool = False):
+        super().__init__()
+        self.most_similar_first = most_similar_first
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def attention(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W) → (B, C, C), rows sum to 1, float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            a = x.flatten(2).float()  # (B, C, N)
+            energy = a @ a.mT  # (B, C, C)
+            return (energy if self.most_similar_first else -energy).softmax(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = (self.attention(x).to(x.dtype) @ x.flatten(2)).view_as(x)  # (B, C, H, W)
+        return x + (self.gamma * mixed).to(x.dtype)
+
+
+class PositionAttention(nn.Module):
+    """Position attention (PAM): each position adds γ times a mixture of all positions' values.
+
+    Dual Attention Network for Scene Segmentation (Fu et al., CVPR 2019, https://arxiv.org/abs/1809.02983), used by ABD-Net
+    (https://arxiv.org/abs/1908.01114). Energies are not divided by √d; query and key have C/8 channels (at least 1).
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        inner = max(channels // 8, 1)
+        self.query = nn.Conv2d(channels, inner, 1)
+        self.key = nn.Conv2d(channels, inner, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def attention(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W) → (B, N, N), row i says where position i looks and sums to 1, float32; N = H·W."""
+        query = self.query(x).flatten(2)  # (B, C/8, N)
+        key = self.key(x).flatten(2)  # (B, C/8, N)
+        with torch.autocast(x.device.type, enabled=False):
+            energy = query.float().mT @ key.float()  # (B, N, N)
+            return energy.softmax(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.value(x).flatten(2)  # (B, C, N)
+        mixed = (value @ self.attention(x).to(value.dtype).mT).view_as(x)  # (B, C, H, W)
+        return x + (self.gamma * mixed).to(x.dtype)
+
+
+class SpatialAttention(nn.Module):
+    """Parameter-free spatial attention: multiplies every channel by one map of how active each position is.
+
+    Parameter-Free Spatial Attention Network for Person Re-Identification (Wang et al., https://arxiv.org/abs/1811.12150).
+    - "softmax" (paper): softmax over positions of the channel sum.
+    - "sum" (released code, default): channel mean divided by its sum over positions; no softmax. The input must not be negative
+      (it comes from a ReLU). The mean and the sum over channels give the same quotient.
+    """
+
+    def __init__(self, normalization: Literal["softmax", "sum"] = "sum"):
+        super().__init__()
+        if normalization not in ("softmax", "sum"):
+            raise ReidError(f"normalization is {normalization!r}: 'softmax' (paper) or 'sum' (released code) was expected.")
+        self.normalization = normalization
+
+    def attention(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W) → (B, 1, H, W), sums to 1 over positions, float32."""
+        energy = x.sum(1, keepdim=True, dtype=torch.float32)  # (B, 1, H, W)
+        if self.normalization == "softmax":
+            return energy.flatten(1).softmax(1).view_as(energy)
+        # The bound only keeps a map that is zero everywhere from becoming NaN.
+        return energy / energy.sum((2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+
+    def pool(self, x: Tensor, attention: Tensor) -> Tensor:
+        """Global average pooling of x · attention without making that map. (B, C, H, W), (B, 1, H, W) → (B, C), float32."""
+        summed = x.flatten(2) @ attention.flatten(2).mT.to(x.dtype)  # (B, C, 1)
+        return summed.float().squeeze(2) / attention.shape[2:].numel()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.attention(x).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"normalization={self.normalization!r}"
+
+
+class AttentionHead(nn.Module):
+    """The convolutions that DANet puts around an attention module (Fu et al., CVPR 2019, https://arxiv.org/abs/1809.02983).
+
+    3×3 conv, BN, ReLU → `module` on `inner` channels → 3×3 conv, BN, ReLU → dropout 0.1 of whole channels → 1×1 conv.
+    (B, channels, H, W) → (B, channels, H, W). ABD-Net wraps CAM, PAM and, unlike its figure, the plain path (nn.Identity) in it.
+    """
+
+    def __init__(self, module: nn.Module, channels: int, inner: int):
+        super().__init__()
+        self.before = conv_norm_relu(channels, inner, 3)
+        self.module = module
+        self.after = conv_norm_relu(inner, inner, 3)
+        self.out = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(inner, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.after(self.module(self.before(x))))
+
+
+def conv_norm_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+    """kernel × kernel convolution without bias that keeps the resolution, BN, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )

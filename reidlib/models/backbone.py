@@ -1,0 +1,140 @@
+"""The ResNet trunk shared by all networks, the form of their output, and the split into pretrained and new parameters.
+
+Deep Residual Learning for Image Recognition (He et al., CVPR 2016, https://arxiv.org/abs/1512.03385), as torchvision builds it.
+Not from that paper: `layer4` keeps the resolution (last stride 1), as re-identification networks usually do.
+"""
+
+import struct
+from http.client import HTTPException
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import NamedTuple
+
+import torch
+import torchvision.models as tvm
+from torch import Tensor, nn
+
+from reidlib.errors import ReidError
+
+BACKBONES = {
+    "resnet18": (tvm.resnet18, tvm.ResNet18_Weights.IMAGENET1K_V1),
+    "resnet34": (tvm.resnet34, tvm.ResNet34_Weights.IMAGENET1K_V1),
+    "resnet50": (tvm.resnet50, tvm.ResNet50_Weights.IMAGENET1K_V1),
+}
+
+# What torch.load raises on a file that is cut short, damaged or something else altogether.
+UNREADABLE = (UnpicklingError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AssertionError, struct.error)
+
+
+class ReidOutput(NamedTuple):
+    """What every network returns, in training and in evaluation mode alike."""
+
+    embedding: Tensor  # (B, D), the test embedding, float32
+    logits: list[Tensor]  # heads × (B, num_classes)
+    head_embeddings: list[Tensor]  # heads × (B, d), what each classifier saw; for the triplet loss
+    feature_maps: dict[str, list[Tensor]]  # position → its maps (B, C, H, W); a position has one map per stripe
+
+
+class ReidNetwork(nn.Module):
+    """A network made of a pretrained trunk and newly added layers; knows which parameter belongs to which."""
+
+    def trunk_modules(self) -> list[nn.Sequential]:
+        """The modules that come from the pretrained backbone, in the order in which an image meets them."""
+        raise NotImplementedError
+
+    def trunk_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the pretrained backbone."""
+        return [parameter for module in self.trunk_modules() for parameter in module.parameters()]
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        """All other parameters."""
+        trunk = {id(parameter) for parameter in self.trunk_parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in trunk]
+
+
+class Trunk(NamedTuple):
+    """The parts of a ResNet: stem (stride 4), layer1 … layer4, and the channels that layer1 … layer4 put out."""
+
+    stem: nn.Sequential
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+    channels: tuple[int, int, int, int]
+
+
+def build_trunk(backbone: str = "resnet50", *, last_stride: int = 1, pretrained: bool | str | Path = False) -> Trunk:
+    """A torchvision ResNet cut into its parts.
+
+    pretrained: False (random), True (torchvision's ImageNet weights, downloaded once) or the path of a state-dict file with
+    torchvision's names. Raises ReidError for an unknown backbone or stride, a download that fails, or a file that does not fit.
+    """
+    if backbone not in BACKBONES:
+        raise ReidError(f"backbone is {backbone!r}: one of {', '.join(BACKBONES)} was expected.")
+    if last_stride not in (1, 2):
+        raise ReidError(f"last_stride is {last_stride!r}: 1 (layer4 keeps layer3's resolution) or 2 was expected.")
+    constructor, weights = BACKBONES[backbone]
+    resnet = constructor(weights=None)
+    if isinstance(pretrained, (str, Path)):
+        load_backbone_file(resnet, Path(pretrained))
+    elif pretrained:
+        resnet.load_state_dict(download_weights(weights))
+
+    first = resnet.layer4[0]
+    for conv in (first.conv1, first.conv2, first.downsample[0]):  # a BasicBlock strides in conv1, a Bottleneck in conv2
+        if conv.stride == (2, 2):
+            conv.stride = (last_stride, last_stride)
+
+    stem = nn.Sequential()
+    for name in ("conv1", "bn1", "relu", "maxpool"):
+        stem.add_module(name, getattr(resnet, name))
+    layers = (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4)
+    return Trunk(stem, *layers, channels=tuple(_out_channels(layer) for layer in layers))
+
+
+def download_weights(weights: tvm.WeightsEnum) -> dict[str, Tensor]:
+    """torchvision's state dict for `weights`, from its cache or the network; ReidError says how to get the file by hand."""
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, HTTPException, RuntimeError) as error:  # no network; a cut connection; a file with the wrong hash
+        raise ReidError(
+            f"The ImageNet weights could not be downloaded ({error}). Fetch {weights.url} on a machine with a network, then pass "
+            f"that file's path as pretrained=PATH, or put it into {Path(torch.hub.get_dir()) / 'checkpoints'}."
+        ) from error
+
+
+def load_backbone_file(resnet: tvm.ResNet, path: Path) -> None:
+    """Fill a torchvision ResNet from a state-dict file. Every key must match, but `fc.*`, which no network here uses."""
+    if not path.is_file():
+        raise ReidError(f"pretrained={str(path)!r} is no file: pass the path of a ResNet state dict, or True or False.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise ReidError(f"{path} cannot be read as a PyTorch state dict ({error!r}): pass a file made by torch.save.") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ReidError(f"{path} holds no plain state dict (names to tensors): save model.state_dict() and pass that file.")
+    own = resnet.state_dict()
+    given = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    wanted = {name: value for name, value in own.items() if not name.startswith("fc.")}
+    problems = describe_mismatch(given, wanted)
+    if problems:
+        raise ReidError(f"{path} does not fit this backbone: {problems}. Pass a file for the same ResNet, or change `backbone`.")
+    resnet.load_state_dict(given, strict=False)  # not strict for fc.* alone: all else was just compared
+
+
+def describe_mismatch(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
+    """In words, the keys of `wanted` that `given` lacks, those it has beyond them and the shapes that differ; "" if none."""
+    missing = [name for name in wanted if name not in given]
+    left_over = [name for name in given if name not in wanted]
+    shapes = [
+        f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in given and given[name].shape != wanted[name].shape
+    ]
+    parts = (("missing", missing), ("left over", left_over), ("of another shape", shapes))
+    return "; ".join(f"{len(names)} {label}: {', '.join(names)}" for label, names in parts if names)
+
+
+def _out_channels(layer: nn.Sequential) -> int:
+    block = layer[-1]
+    return (block.conv3 if hasattr(block, "conv3") else block.conv2).out_channels

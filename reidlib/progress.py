@@ -1,0 +1,150 @@
+"""Progress of long work, shown in whatever way fits where the code runs.
+
+    run by the pipeline (REIDLIB_PROGRESS names a file)   the file says how far the work is; lines go to the cell's output as well
+    a Jupyter kernel otherwise                            a widget
+    a terminal                                            a bar
+    neither (a log file, a pipe)                          only the lines
+
+Contexts may be nested (epochs, and batches within an epoch). The unit "epoch" marks the work that stands for a whole
+step: only that moves the study's bar, since short work such as decoding images would let it jump.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from reidlib.results import write_atomically
+
+VARIABLE = "REIDLIB_PROGRESS"  # path of the state file; the lines are appended to the same path with .lines
+MAIN_UNIT = "epoch"
+WRITE_EVERY = 0.25  # seconds between two writes of the state file
+
+_stack: list["EpochProgress"] = []  # the contexts that are open, outermost first
+_last_write = float("-inf")
+
+
+class EpochProgress:
+    """How far one piece of work is. Made by `progress`, not directly."""
+
+    def __init__(self, total: int, description: str, unit: str):
+        self.total, self.description, self.unit = total, description, unit
+        self.n = 0
+        self.postfix: dict[str, Any] = {}
+        self._bar = None
+
+    def update(self, n: int = 1, **postfix) -> None:
+        """`n` more units are done; keyword arguments are shown beside the bar (floats with four digits)."""
+        self.n += n
+        self.postfix.update(postfix)
+        if self._bar is not None:
+            if postfix:
+                self._bar.set_postfix(self.postfix, refresh=False)
+            self._bar.update(n)
+        _write_state()
+
+    def describe(self, description: str) -> None:
+        """Changes the text before the bar."""
+        self.description = description
+        if self._bar is not None:
+            self._bar.set_description(description, refresh=False)
+        _write_state()
+
+    def line(self, text: str) -> None:
+        """One line that stays, once an epoch: in the log or the cell's output. A widget shows none, its bar says enough."""
+        where = situation()
+        if where == "pipeline":
+            with Path(os.environ[VARIABLE] + ".lines").open("a", encoding="utf-8") as lines:
+                lines.write(text + "\n")
+        if where == "terminal":
+            tqdm.write(text, file=sys.stderr)
+        elif where != "widget":
+            print(text, flush=True)
+
+
+@contextmanager
+def progress(total: int, description: str, unit: str = "it") -> Iterator[EpochProgress]:
+    """Shows work of `total` units while the context is open.
+
+    with progress(epochs, "baseline", "epoch") as epochs_done:
+        ...
+        epochs_done.update(1, loss=0.42)
+        epochs_done.line("epoch 3/40  loss 0.420")
+    """
+    entry = EpochProgress(total, description, unit)
+    where = situation()
+    nested = bool(_stack)
+    if where == "widget":
+        from tqdm.notebook import tqdm as bar  # needs ipywidgets, so only where it is shown
+
+        entry._bar = bar(total=total, desc=description, unit=unit, leave=not nested)
+    elif where == "terminal":
+        entry._bar = tqdm(total=total, desc=description, unit=unit, leave=not nested, file=sys.stderr, dynamic_ncols=True)
+    _stack.append(entry)
+    try:
+        _write_state(force=not nested)
+        yield entry
+        if not nested:
+            _write_state(force=True)  # the last update may have come too soon after the one before to be written
+    finally:
+        _stack.remove(entry)
+        if entry._bar is not None:
+            entry._bar.close()
+
+
+def situation() -> str:
+    """Where this process shows progress: "pipeline", "widget", "terminal" or "log"."""
+    if os.environ.get(VARIABLE):
+        return "pipeline"
+    if _in_kernel():
+        return "widget"
+    return "terminal" if sys.stderr is not None and sys.stderr.isatty() else "log"
+
+
+def read_state(path: str | Path) -> list[dict]:
+    """The open contexts as last written, outermost first: description, unit, n, total, postfix. [] before the first."""
+    path = Path(path)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def fraction(contexts: list[dict]) -> float:
+    """Share of the work that is done, 0 to 1, with the nested contexts as the current unit's own share."""
+    share = 0.0
+    for context in reversed(contexts):
+        share = min(1.0, (context["n"] + (share if context["n"] < context["total"] else 0.0)) / max(context["total"], 1))
+    return share
+
+
+def _in_kernel() -> bool:
+    """Whether a Jupyter kernel runs this code (IPython in a terminal is none)."""
+    if "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    return shell is not None and getattr(shell, "kernel", None) is not None
+
+
+def _write_state(force: bool = False) -> None:
+    global _last_write
+    path = os.environ.get(VARIABLE)
+    if not path or (not force and time.monotonic() - _last_write < WRITE_EVERY):
+        return
+    _last_write = time.monotonic()
+    contexts = [
+        {
+            "description": entry.description,
+            "unit": entry.unit,
+            "n": entry.n,
+            "total": entry.total,
+            "postfix": {
+                key: format(value, ".4g") if isinstance(value, float) else str(value) for key, value in entry.postfix.items()
+            },
+        }
+        for entry in _stack
+    ]
+    write_atomically(path, json.dumps(contexts))

@@ -1,0 +1,248 @@
+"""The executed notebooks as one HTML site that needs no network and no script.
+
+Pictures are embedded, so every page is whole by itself; a content security policy in every page forbids the browser to load
+anything else. Pages link to each other by name only: the folder can be moved or zipped.
+"""
+
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+import nbformat
+from bs4 import BeautifulSoup
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from reidlib.notebook_html import render, shortened, without_paths
+from reidlib.results import REPOSITORY, RUN_METRICS, Study, read_json, write_atomically
+from reidlib.steps import Step
+
+_RUN_NAME = re.compile(r"(?P<method>.+)-seed(?P<seed>\d+)")
+
+
+@dataclass(eq=False)
+class _Page:
+    """One notebook of the study, run or not."""
+
+    name: str
+    notebook: str
+    label: str  # in the navigation and on the card
+    path: Path
+    failed: Path
+    number: str = ""
+    problem: str = ""  # why there is no page
+    eyebrow: str = ""
+    lead: str = ""  # first paragraph
+    thumbnail: str = ""  # first figure as a small data URI
+    body: Markup = Markup("")
+
+    @property
+    def file(self) -> str:
+        return self.name.replace("/", ".").replace("+", "-with-") + ".html"
+
+    @property
+    def href(self) -> str:
+        return quote(self.file)
+
+
+def build_report(study: Study, *, title: str, facts: Mapping[str, object], steps: Iterable[Step] = ()) -> Path:
+    """Writes the site to study.report and returns its index.html; the old site stays until the new one is whole.
+
+    Args:
+        title: of the report.
+        facts: "claim" (the study's claim, two sentences) and "caveats" (sentences that every page shows in a box). Every other
+            entry is shown as it stands in a list on the index.
+        steps: in the order of the report; those without an executed notebook are shown as "not run". Without steps, the
+            executed notebooks that exist, by name.
+    """
+    facts = dict(facts)
+    claim = facts.pop("claim", "")
+    caveats = list(facts.pop("caveats", ()))
+    pages = _pages(study, list(steps))
+    ready = [page for page in pages if not page.problem]
+    for page in ready:
+        rendered = render(nbformat.read(page.path, as_version=4), study, title=page.label, page_of=_page_of(ready))
+        page.body, page.lead, page.thumbnail = Markup(rendered.body), rendered.lead, rendered.thumbnail  # sanitised by render
+    source = Path(__file__).with_name("report_template.html").read_text(encoding="utf-8")
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source)
+    unbroken = re.sub(r"\w+(?:-\w+)+", r'<span class="word">\g<0></span>', str(escape(title)))
+    common = {
+        "title": title,
+        "title_html": Markup(unbroken),
+        "caveats": caveats,
+        "groups": _groups(pages),
+        "study": study.root.name,
+    }
+    temporary = study.root / f".report.{secrets.token_hex(4)}.tmp"
+    try:
+        for place, page in enumerate(ready):
+            around = {
+                "previous": ready[place - 1] if place else None,
+                "next": ready[place + 1] if page is not ready[-1] else None,
+            }
+            write_atomically(temporary / page.file, template.render(page=page, **around, **common))
+        index = template.render(
+            page=None,
+            claim=claim,
+            eyebrow=f"Profile {study.profile} · data set {study.dataset}",
+            cards=[page for page in pages if not _is_run(page)],
+            runs=_runs(study, pages),
+            facts=list(facts.items()),
+            **common,
+        )
+        write_atomically(temporary / "index.html", index)
+        _swap(temporary, study.report)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return study.report / "index.html"
+
+
+def outside_references(report_dir: str | Path) -> list[str]:
+    """Everything in the site's pages that a browser would load from elsewhere, and local references that lead nowhere.
+
+    Links that a reader may click (`<a href="https://…">`) load nothing and do not count. Scripts count always.
+    """
+    report_dir = Path(report_dir)
+    found = []
+    for path in sorted(report_dir.rglob("*.html")):
+        soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        name = path.relative_to(report_dir)
+        found += [f"{name}: <{tag.name}>" for tag in soup.find_all(["script", "base", "iframe", "object", "embed"])]
+        found += [f"{name}: refresh" for tag in soup.find_all("meta") if str(tag.get("http-equiv", "")).lower() == "refresh"]
+        css = [tag.get_text() for tag in soup.find_all("style")] + [tag["style"] for tag in soup.find_all(style=True)]
+        references = [("css", target) for text in css for target in _css_references(text)]
+        for tag in soup.find_all(True):
+            for attribute in ("src", "href", "xlink:href", "data", "poster", "background", "action", "formaction"):
+                if tag.get(attribute):
+                    references.append((tag.name, str(tag[attribute])))
+            references += [(tag.name, entry.split()[0]) for entry in str(tag.get("srcset", "")).split(",") if entry.strip()]
+        for tag_name, target in references:
+            address = urlsplit(target)
+            if address.scheme == "data" or (tag_name in ("a", "area") and address.scheme in ("http", "https", "mailto")):
+                continue
+            local = (path.parent / unquote(address.path)).resolve() if address.path else path.resolve()
+            inside = not address.scheme and not address.netloc and local.is_relative_to(report_dir.resolve()) and local.is_file()
+            if not inside:
+                found.append(f"{name}: <{tag_name}> {target[:200]}")
+    for path in sorted(report_dir.rglob("*.css")):
+        found += [f"{path.relative_to(report_dir)}: {target}" for target in _css_references(path.read_text(encoding="utf-8"))]
+    return found
+
+
+def _css_references(text: str) -> list[str]:
+    found = re.findall(r"url\(\s*['\"]?([^'\")]+)", text) + re.findall(r"@import\s+['\"]([^'\"]+)", text)
+    return [target for target in found if not target.startswith(("data:", "#"))]
+
+
+# ---- which pages there are -------------------------------------------------------------------------------------------
+
+
+def _pages(study: Study, steps: list[Step]) -> list[_Page]:
+    if not steps:
+        names = sorted(
+            {str(path.relative_to(study.notebooks)) for path in study.notebooks.rglob("*.ipynb") if path.name[0] != "."}
+        )
+        names = list(dict.fromkeys(name.removesuffix(".ipynb").removesuffix(".failed") for name in names))
+        steps = [Step(name, name.split("/")[0], {}) for name in names]
+    pages = []
+    for step in steps:
+        page = _Page(
+            step.name, step.notebook, step.title, step.executed(study), step.failed(study), number=step.notebook.split("_")[0]
+        )
+        if step.failed(study).is_file():
+            page.problem = "Not run: " + without_paths(_failure(nbformat.read(step.failed(study), as_version=4)), study)
+        elif not page.path.is_file():
+            page.problem = "Not run."
+        run = _RUN_NAME.fullmatch(step.name.split("/")[-1])
+        if run and not page.label:
+            page.label = run["method"] + (f", seed {run['seed']}" if int(run["seed"]) else "")
+        pages.append(page)
+    for page in pages:
+        if not page.label:
+            sources = (page.path, page.failed, REPOSITORY / "notebooks" / f"{page.notebook}.ipynb")
+            found = next((path for path in sources if path.is_file()), None)
+            page.label = (_heading(nbformat.read(found, as_version=4)) if found else "") or page.name
+        page.eyebrow = f"Notebook {page.notebook}" + (f" · {page.name.split('/', 1)[1]}" if "/" in page.name else "")
+    return pages
+
+
+def _page_of(ready: list[_Page]):
+    """Notebook → address of its first page."""
+    first = {page.notebook: page.href for page in reversed(ready)}
+    return lambda notebook: first.get(notebook, "")
+
+
+def _failure(notebook) -> str:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"]
+    last = next((line for line in reversed(outputs[-1].evalue.splitlines()) if line.strip()), "") if outputs else ""
+    return f"it failed with {outputs[-1].ename}: {shortened(last, 200)}" if outputs else "it failed."
+
+
+def _heading(notebook) -> str:
+    lines = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    return next((re.sub(r"[`*$]", "", line.lstrip("# ").strip()) for line in lines if re.match(r"# \S", line)), "")
+
+
+def _is_run(page: _Page) -> bool:
+    return "/" in page.name
+
+
+def _groups(pages: list[_Page]) -> list[dict]:
+    """Pages as they follow each other; several of one notebook under one heading."""
+    return [
+        {"label": "Training runs" if notebook == "10_train" else notebook if grouped else "", "pages": list(members)}
+        for (notebook, grouped), members in groupby(
+            pages, key=lambda page: (page.notebook if _is_run(page) else "", _is_run(page))
+        )
+    ]
+
+
+def _runs(study: Study, pages: list[_Page]) -> list[dict]:
+    """Rows of the table of training runs: those with a page, and those that only left metrics."""
+    by_run = {page.name.split("/")[-1]: page for page in pages if _is_run(page) and _RUN_NAME.fullmatch(page.name.split("/")[-1])}
+    names = list(by_run) + sorted({path.parent.name for path in study.runs.glob(f"*/{RUN_METRICS}")} - by_run.keys())
+    rows = []
+    for name in names:
+        match, page, path = _RUN_NAME.fullmatch(name), by_run.get(name), study.runs / name / RUN_METRICS
+        if match is None:
+            continue
+        row = {
+            "method": match["method"],
+            "seed": match["seed"],
+            "problem": "",
+            "href": page.href if page and not page.problem else "",
+        }
+        if path.is_file():
+            metrics = read_json(path)
+            row["scores"] = [_score(metrics, key) for key in ("rank1", "map")]
+            row["time"] = _duration(metrics.get("train_seconds"))
+        else:
+            row["problem"] = "Not run: it failed." if page and page.failed.is_file() else "Not run."
+        rows.append(row)
+    return rows
+
+
+def _score(metrics: dict, key: str) -> tuple[str, str]:
+    value, interval = metrics.get(key), metrics.get(f"{key}_interval")
+    return "–" if value is None else f"{100 * value:.1f}", " – ".join(
+        f"{100 * bound:.1f}" for bound in interval
+    ) if interval else ""
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _swap(new: Path, place: Path) -> None:
+    old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,46 @@
+"""Which people and images a figure shows: spread evenly over the identities, so that nobody picked them."""
+
+import numpy as np
+
+from reidlib.datasets import ReidDataset, Split
+
+
+def spread_identities(ids: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` identities (0 and −1 are none) at even distances in the sorted list."""
+    people = np.unique(ids[ids > 0])
+    return people[np.unique(np.linspace(0, len(people) - 1, min(count, len(people))).round().astype(int))]
+
+
+def one_image_each(split: Split, count: int) -> np.ndarray:
+    """(≤ count,) rows: the middle image, by file name, of evenly spread identities."""
+    rows = [np.flatnonzero(split.ids == person) for person in spread_identities(split.ids, count)]
+    return np.array([row[len(row) // 2] for row in rows])
+
+
+def rows_by_camera(split: Split, count: int) -> dict[int, np.ndarray]:
+    """Camera → rows of one image each of up to `count` evenly spread identities that it saw."""
+    chosen = {}
+    for camera in np.unique(split.cameras):
+        here = np.flatnonzero(split.cameras == camera)
+        firsts = {int(split.ids[row]): row for row in reversed(here)}
+        chosen[int(camera)] = np.array([firsts[int(person)] for person in spread_identities(split.ids[here], count)])
+    return chosen
+
+
+def telling_queries(first_match_ranks: np.ndarray, dataset: ReidDataset, count: int) -> np.ndarray:
+    """Rows of queries on which models differ, for a ranking gallery: it shows differences, not average quality.
+
+    Args:
+        first_match_ranks: (models, Q), the best model first; −1 or NaN: no match in the gallery.
+
+    Returns:
+        (≤ count,) rows of different people: first those that the best model gets right and most others wrong, ties by file name.
+    """
+    right = first_match_ranks == 1
+    score = right[0] * 1.0 + right[0] * (~right[1:]).sum(axis=0)
+    score[~(first_match_ranks > 0).all(axis=0)] = -1
+    chosen: list[int] = []
+    for row in np.argsort(-score, kind="stable"):
+        if dataset.query.ids[row] not in dataset.query.ids[chosen] and len(chosen) < count and score[row] >= 0:
+            chosen.append(int(row))
+    return np.array(chosen, dtype=int)

@@ -1,0 +1,158 @@
+"""The study: `python run_all.py` runs every notebook that is out of date, in order, and builds the report.
+
+`steps` below is the whole study as a list; `python run_all.py --dry-run` prints it with what would run and why.
+"""
+
+import argparse
+import ast
+import sys
+from pathlib import Path
+
+from reidlib.config import METHODS, PROFILES, ConfigError, Experiment, caveats, choose, experiment_for
+from reidlib.datasets import DATASETS
+from reidlib.errors import ReidError
+from reidlib.pipeline import Step, execute, select
+from reidlib.report import build_report
+from reidlib.results import Study, open_study
+from reidlib.runs import study_dataset
+
+TITLE = "Attention for person re-identification: two papers reproduced"
+CLAIM = (
+    "ABD-Net claims that attention made diverse by orthogonality retrieves people better than attention alone; "
+    "Parameter-Free Spatial Attention claims that weighting places by their summed response spreads activation over the body. "
+    "Every figure and table here is made again from the runs listed below."
+)
+
+
+def steps(study: Study, methods: list[str], seeds: list[int], data_root: str, overrides: dict) -> list[Step]:
+    """Every notebook of the study with its parameters, in an order in which each comes after those it needs."""
+    place = {"profile": study.profile, "dataset": study.dataset, "data_root": data_root, "results": str(study.root.parent)}
+    data = Step(
+        "01_data",
+        "01_data",
+        place,
+        produces=("tables/data_statistics.csv", "tables/reference_points.csv", "figures/data_samples.png"),
+        weight=0.3,
+    )
+    training = {
+        (method, seed): Step(
+            f"10_train/{method}-seed{seed}",
+            "10_train",
+            {**place, "method": method, "seed": seed, "overrides": overrides},
+            needs=("01_data",),
+            produces=(f"runs/{method}-seed{seed}/metrics.json", f"figures/curves_{method}-seed{seed}.png"),
+            weight=_weight(experiment_for(method, profile=study.profile, **overrides)),
+            title=f"{METHODS[method].title}, seed {seed}",
+        )
+        for seed in seeds
+        for method in methods
+    }
+
+    def shows(notebook: str, needed: list[str], *produces: str) -> Step:
+        """A notebook that shows runs of the first seed, as far as they are part of this call."""
+        needs = [training[method, seeds[0]].name for method in needed if (method, seeds[0]) in training]
+        return Step(notebook, notebook, {**place, "seed": seeds[0]}, needs=("01_data", *needs), produces=produces, weight=0.1)
+
+    return [
+        data,
+        *training.values(),
+        shows("20_ablation_abdnet", methods, "tables/ablation_abdnet.csv", "figures/ablation_abdnet.png"),
+        shows("30_attention_maps", ["baseline+pam+cam", "abdnet-xe"], "figures/attention_maps.png"),
+        shows("31_class_activation_maps", ["gap", "gap+sa1"], "figures/class_activation_maps.png"),
+        shows("32_ranking_gallery", ["abdnet-xe", "baseline+pam+cam", "baseline"], "figures/ranking_gallery.png"),
+        shows("90_report", methods, "tables/runs.csv", "tables/pfsa.csv", "figures/overview.png"),
+    ]
+
+
+def _weight(experiment: Experiment) -> float:
+    """Expected share of the study's time: ABD-Net's second branch makes a step dearer."""
+    return 1.5 if experiment.family == "abdnet" else 1.0
+
+
+# ---------------------------------------------------------------------------------------------------- command line
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        """One line, without the usage."""
+        self.exit(2, f"run_all.py: {message}\n")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = _Parser(
+        description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--profile", default="demo", help="size of the study: " + "; ".join(f"{k}: {v.title}" for k, v in PROFILES.items())
+    )
+    parser.add_argument("--dataset", default="synthetic", help="one of " + ", ".join(DATASETS))
+    parser.add_argument(
+        "--data-root", default="", metavar="DIR", help="folder of the data set; default: its usual place under data/"
+    )
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="methods to train; default: those of the profile")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="seeds; default: those of the profile")
+    parser.add_argument(
+        "--set", nargs="+", metavar="NAME=VALUE", default=[], help="settings of every run, such as epochs=40 batch_size=16"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="STEP", default=[], help="run these steps only (a notebook's or a step's name)"
+    )
+    parser.add_argument("--from", dest="start", metavar="STEP", default="", help="begin at this step")
+    parser.add_argument("--force", action="store_true", help="run steps that are up to date, too")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run and why; write nothing")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="steps at a time; the cores are shared out among them"
+    )
+    parser.add_argument("--results", default="", metavar="DIR", help="folder of the studies; default: results/ of this checkout")
+    return parser.parse_args(arguments)
+
+
+def settings(pairs: list[str]) -> dict:
+    """NAME=VALUE pairs as Python values: numbers, True, False, None, tuples; anything else is text."""
+    values = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair}: expected NAME=VALUE, such as epochs=40.")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return values
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 done, 1 a step failed, 2 wrong call (nothing is written), 130 interrupted."""
+    options = parse(arguments)
+    try:
+        profile = PROFILES[choose("profile", options.profile, PROFILES)]
+        choose("data set", options.dataset, DATASETS)
+        methods = [choose("method", method, METHODS) for method in options.methods or profile.methods]
+        seeds = list(options.seeds or profile.seeds)
+        overrides = settings(options.set)
+        for method in methods:
+            for seed in seeds:
+                experiment_for(method, dataset=options.dataset, profile=options.profile, seed=seed, **overrides)
+        study = open_study(options.profile, options.dataset, options.results)
+        data_root = str(Path(options.data_root).expanduser().absolute()) if options.data_root else ""
+        if options.dataset != "synthetic":
+            study_dataset(study, data_root)  # a wrong folder is found out here, before anything is written
+        elif data_root and Path(data_root).is_file():
+            raise ConfigError(f"--data-root {options.data_root} is a file: name a folder, which need not exist yet.")
+        chosen = select(steps(study, methods, seeds, data_root, overrides), options.only, options.start)
+        status = execute(chosen, study, force=options.force, dry_run=options.dry_run, workers=options.workers)
+    except ReidError as error:
+        print(f"run_all.py: {error}", file=sys.stderr)
+        return 2
+    if not options.dry_run and status != 130:
+        report = build_report(
+            study,
+            title="Two papers on person re-identification, reproduced",
+            facts={"caveats": caveats(study.profile, study.dataset)},
+        )
+        print(f"Report: {report}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,274 @@
+"""Losses against the released code's numbers (values and gradients), hand-computed cases and dense reference forms."""
+
+import math
+
+import pytest
+import torch
+from conftest import golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reidlib.errors import ReidError
+from reidlib.losses import (
+    batch_hard_triplet,
+    cross_entropy,
+    orthogonality_features,
+    orthogonality_targets,
+    orthogonality_weights,
+    spectral_spread,
+)
+from reidlib.models import ABDNet, PFSANet
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+CLOSE_TINY = {"rtol": 1e-4, "atol": 0.0}  # the penalties' values are tiny
+
+
+def close_gradient(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Relative to the gradient's largest entry: single entries may cancel to nothing."""
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
+# ---- cross-entropy and triplet
+
+
+def test_cross_entropy_golden():
+    values = golden("losses")
+    logits = values["logits"].requires_grad_()
+    loss = cross_entropy([logits], values["pids"], label_smoothing=0.1)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), values["xent"], **CLOSE)
+    torch.testing.assert_close(logits.grad, values["xent_grad"], **CLOSE)
+
+
+def test_triplet_golden():
+    values = golden("losses")
+    embedding = values["emb"].requires_grad_()
+    loss = batch_hard_triplet(embedding, values["pids"], margin=1.2)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), values["triplet"], **CLOSE)
+    torch.testing.assert_close(embedding.grad, values["triplet_grad"], **CLOSE)
+
+
+def test_total_golden():
+    """Cross-entropy and 0.1 × triplet, each averaged over two heads."""
+    values = golden("losses")
+    triplets = [batch_hard_triplet(values[name], values["pids"], 1.2) for name in ("emb", "emb2")]
+    logits = [values["logits"], values["logits2"]]
+    total = cross_entropy(logits, values["pids"], label_smoothing=0.1) + 0.1 * sum(triplets) / 2
+    torch.testing.assert_close(total, values["total_xent1_htri01"], **CLOSE)
+
+
+def test_cross_entropy_by_hand():
+    """Probabilities 3/4 and 1/4, the label being the first: −log 3/4; smoothed by 0.2, 0.9 of that and 0.1 of −log 1/4."""
+    sure, even = torch.tensor([[math.log(3.0), 0.0]]), torch.zeros(1, 2)
+    label = torch.tensor([0])
+    assert cross_entropy([sure], label).item() == pytest.approx(-math.log(0.75))
+    smoothed = -0.9 * math.log(0.75) - 0.1 * math.log(0.25)
+    assert cross_entropy([sure], label, label_smoothing=0.2).item() == pytest.approx(smoothed)
+    both = -math.log(0.75) + math.log(2)
+    assert cross_entropy([sure, even], label, reduction="sum").item() == pytest.approx(both)
+    assert cross_entropy([sure, even], label, reduction="mean").item() == pytest.approx(both / 2)
+
+
+def test_triplet_by_hand():
+    """On a line at 0, 1 | 3, 7 (two people), margin 1: 1+1−3, 1+1−2, 1+4−2 and 1+4−6, so 0, 0, 3 and 0 → mean 3/4."""
+    embedding = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+    labels = torch.tensor([5, 5, 2, 2])
+    assert batch_hard_triplet(embedding, labels, 1.0).item() == pytest.approx(0.75, abs=1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**31), st.integers(2, 4), st.integers(2, 4), st.floats(0.0, 2.0))
+def test_triplet_equals_search(seed, people, images, margin):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(people).repeat_interleave(images)
+    x = torch.randn(len(labels), 5, generator=generator)
+    terms = []
+    for i, anchor in enumerate(x):
+        distance = [(anchor - other).norm().item() for other in x]
+        positive = max(d for j, d in enumerate(distance) if labels[j] == labels[i])
+        negative = min(d for j, d in enumerate(distance) if labels[j] != labels[i])
+        terms.append(max(0.0, margin + positive - negative))
+    assert batch_hard_triplet(x, labels, margin).item() == pytest.approx(sum(terms) / len(terms), abs=1e-4)
+
+
+# ---- orthogonality
+
+
+def test_feature_penalty_golden():
+    values = golden("of_penalty")
+    x = values["feature_map"].requires_grad_()
+    penalty = orthogonality_features({"after": [x]}, starts={"after": [(values["start_largest"], values["start_smallest"])]})
+    penalty.backward()
+    torch.testing.assert_close(penalty.detach(), values["penalty"], **CLOSE_TINY)
+    close_gradient(x.grad, values["grad"])
+    starts = (values["int_start_largest"], values["int_start_smallest"])
+    intermediate = orthogonality_features({"intermediate": [x.detach()]}, starts={"intermediate": [starts]})
+    torch.testing.assert_close(intermediate, values["penalty_intermediate"], **CLOSE_TINY)
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_weight_penalty_golden(index):
+    values = golden("ow_penalty")
+    weight = values[f"weight_{index}"].requires_grad_()
+    starts = (values[f"start_largest_{index}"], values[f"start_smallest_{index}"])
+    penalty = orthogonality_weights([weight], starts=[starts])
+    penalty.backward()
+    torch.testing.assert_close(penalty.detach(), values[f"penalty_{index}"], **CLOSE_TINY)
+    close_gradient(weight.grad, values[f"grad_{index}"])
+
+
+def dense_spread(f, starts, estimator, iterations):
+    """spectral_spread with F Fᵀ written out, the two eigenvalues apart and the signs as the papers' formulas have them."""
+    x = f @ f.mT
+    found = []
+    for which, start in enumerate(starts):
+        shifted = x - found[0] * torch.eye(f.shape[1]) if which else x
+        if estimator == "rayleigh":
+            p = start
+            for _ in range(iterations):
+                p = shifted @ p / (shifted @ p).norm(dim=1, keepdim=True)
+            value = (p.mT @ shifted @ p) / (p.mT @ p)
+            found.append(found[0] + value if which else value)
+        else:
+            q = start
+            for _ in range(iterations):
+                p = shifted @ q / (shifted @ q).norm(dim=1, keepdim=True)
+                q = shifted @ p
+            value = q.norm(dim=1, keepdim=True) / p.norm(dim=1, keepdim=True)
+            found.append(found[0] - value if which else value)
+    return (found[0] - found[1]).flatten()
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(0, 2**31), st.integers(2, 9), st.integers(1, 12), st.sampled_from(["rayleigh", "norm_ratio"]), st.integers(1, 4)
+)
+def test_matrix_free_equals_dense(seed, channels, positions, estimator, iterations):
+    generator = torch.Generator().manual_seed(seed)
+    f = torch.randn(2, channels, positions, generator=generator).requires_grad_()
+    starts = tuple(torch.randn(2, channels, 1, generator=generator) for _ in range(2))
+    spread = spectral_spread(f, starts, estimator=estimator, iterations=iterations)
+    expected = dense_spread(f, starts, estimator, iterations)
+    torch.testing.assert_close(spread, expected, rtol=1e-3, atol=1e-3)
+    weights = torch.randn(2, generator=generator)
+    gradient, expected_gradient = (torch.autograd.grad((s * weights).sum(), f)[0] for s in (spread, expected))
+    scale = expected_gradient.abs().max().item()
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-2, atol=1e-2 * scale + 1e-3)
+
+
+@pytest.mark.parametrize("estimator", ["rayleigh", "norm_ratio"])
+def test_many_iterations_find_the_spread(estimator):
+    """Singular values 3, 2, 1: eigenvalues 9, 4, 1 of F Fᵀ, spread 8, whatever basis they stand in."""
+    left, right = (torch.linalg.qr(torch.randn(n, n)).Q for n in (3, 5))
+    f = (left @ torch.diag(torch.tensor([3.0, 2.0, 1.0])) @ right[:3])[None]
+    starts = (torch.randn(1, 3, 1), torch.randn(1, 3, 1))
+    torch.testing.assert_close(spectral_spread(f, starts, estimator=estimator, iterations=60), torch.tensor([8.0]))
+
+
+def test_one_step_by_hand():
+    """F = diag(2, 1), starts (1, 1): p = (4, 1), λ₁ = 65/17; then p = (3/17, −48/17) ∝ (1, −16), λ₂ = 260/257."""
+    f = torch.diag(torch.tensor([2.0, 1.0]))[None]
+    ones = torch.ones(1, 2, 1)
+    assert spectral_spread(f, (ones, ones)).item() == pytest.approx(65 / 17 - 260 / 257, rel=1e-5)
+
+
+def test_feature_penalty_adds_up():
+    """Stripes are averaged, positions summed (`intermediate` × 0.01), and the batch scaled to 32 images."""
+    a, b, c = (torch.randn(2, 4, 3, 2) for _ in range(3))
+    draw = [(torch.randn(2, 4, 1), torch.randn(2, 4, 1)) for _ in range(3)]
+    spreads = [spectral_spread(m.flatten(2), s) for m, s in zip((a, b, c), draw, strict=True)]
+    maps, starts = {"cam": [a, b], "intermediate": [c], "other": [a]}, {"cam": draw[:2], "intermediate": draw[2:]}
+    total = (spreads[0].sum() + spreads[1].sum()) / 2 + 0.01 * spreads[2].sum()
+    torch.testing.assert_close(orthogonality_features(maps, weight=0.5, starts=starts), 0.5 * total / (2 / 32))
+    squares = (spreads[0].square().sum() + spreads[1].square().sum()) / 2 + 0.01 * spreads[2].square().sum()
+    squared = orthogonality_features(maps, weight=0.5, starts=starts, squared=True)
+    torch.testing.assert_close(squared, 0.5 * squares / (2 / 32))
+
+
+def test_weight_penalty_adds_up():
+    """Weights of equal shape go through together, to the same sum, with the starts given or drawn one by one."""
+    shapes = [(4, 2, 3, 3), (5, 4, 1, 1), (4, 2, 3, 3)]
+    weights = [torch.randn(shape) for shape in shapes]
+    starts = [(torch.rand(w.shape[0], 1), torch.rand(w.shape[0], 1)) for w in weights]
+    each = [orthogonality_weights([w], starts=[s]) for w, s in zip(weights, starts, strict=True)]
+    torch.testing.assert_close(orthogonality_weights(weights, starts=starts), sum(each))
+    paper = orthogonality_weights(weights, weight=2.0, factor=1.0, estimator="norm_ratio", iterations=5, starts=starts)
+    spreads = [
+        spectral_spread(w.flatten(1)[None], (s[0][None], s[1][None]), estimator="norm_ratio", iterations=5)
+        for w, s in zip(weights, starts, strict=True)
+    ]
+    torch.testing.assert_close(paper, 2 * sum(s.square() for s in spreads)[0])
+
+
+def test_starts_are_drawn_from_the_named_distributions():
+    def generator():
+        return torch.Generator().manual_seed(7)
+
+    x, drawn = torch.randn(2, 6, 4, 3), generator()
+    normal = tuple(torch.randn(2, 6, 1, generator=drawn) for _ in range(2))
+    same = orthogonality_features({"after": [x]}, generator=generator())
+    torch.testing.assert_close(same, orthogonality_features({"after": [x]}, starts={"after": [normal]}))
+    weight, drawn = torch.randn(6, 4, 1, 1), generator()
+    uniform = tuple(torch.rand(1, 6, 1, generator=drawn)[0] for _ in range(2))
+    same = orthogonality_weights([weight], generator=generator())
+    torch.testing.assert_close(same, orthogonality_weights([weight], starts=[uniform]))
+    assert orthogonality_weights([weight]) != orthogonality_weights([weight])  # without one, from the global state
+
+
+def test_penalties_run_in_float32_under_autocast():
+    x, pair = torch.randn(2, 16, 6, 4), (torch.randn(2, 16, 1), torch.randn(2, 16, 1))
+    expected = orthogonality_features({"after": [x]}, starts={"after": [pair]})
+    with torch.autocast("cpu", torch.bfloat16):
+        penalty = orthogonality_features({"after": [x]}, starts={"after": [pair]})
+    torch.testing.assert_close(penalty, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("estimator", ["rayleigh", "norm_ratio"])
+@pytest.mark.parametrize("scale", [0.0, 1e6])
+def test_extreme_maps_have_finite_penalties(scale, estimator):
+    x = (scale * torch.rand(1, 8, 4, 4)).requires_grad_()
+    penalty = orthogonality_features({"after": [x]}, estimator=estimator, iterations=3)
+    penalty.backward()
+    assert penalty.isfinite()
+    assert x.grad.isfinite().all()
+
+
+# ---- which weights
+
+
+def test_targets_of_abdnet():
+    """The backbone has 63 of the network's 77 convolutions; the released code's walk reaches the stem alone."""
+    network = ABDNet(5)
+    assert sum(isinstance(module, torch.nn.Conv2d) for module in network.modules()) == 77
+    targets = orthogonality_targets(network, reach="backbone")
+    assert len(targets) == len({id(t) for t in targets}) == 63
+    assert {id(t) for t in targets} <= {id(p) for p in network.trunk_parameters()}
+    assert [tuple(t.shape) for t in orthogonality_targets(network, reach="stem")] == [(64, 3, 7, 7)]
+
+
+def test_targets_of_pfsa():
+    network = PFSANet(5, backbone="resnet18")
+    assert len(orthogonality_targets(network, reach="backbone")) == 20  # 1 + 16 in blocks + 3 on shortcuts
+    assert len(orthogonality_targets(network, reach="stem")) == 1
+
+
+# ---- bad input
+
+
+def test_bad_input_is_refused():
+    x, pair = torch.randn(1, 4, 3), (torch.randn(1, 4, 1), torch.randn(1, 4, 1))
+    with pytest.raises(ReidError, match="no logits"):
+        cross_entropy([], torch.zeros(1, dtype=torch.long))
+    with pytest.raises(ReidError, match="reduction"):
+        cross_entropy([torch.zeros(1, 2)], torch.zeros(1, dtype=torch.long), reduction="none")
+    with pytest.raises(ReidError, match="estimator"):
+        spectral_spread(x, pair, estimator="power")
+    with pytest.raises(ReidError, match="at least 1 step"):
+        spectral_spread(x, pair, iterations=0)
+    with pytest.raises(ReidError, match="layer1"):
+        orthogonality_features({"layer1": [torch.zeros(1, 2, 3, 3)]})
+    with pytest.raises(ReidError, match="no weights"):
+        orthogonality_weights([])
+    with pytest.raises(ReidError, match="reach"):
+        orthogonality_targets(PFSANet(5, backbone="resnet18"), reach="all")

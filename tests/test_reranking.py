@@ -1,0 +1,134 @@
+"""Re-ranked distances against golden values and the dense formulation; blocks, ties, memory and refusals."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reidlib import reranking
+from reidlib.reranking import RerankingError, k_reciprocal_distances
+
+GOLDEN = Path(__file__).parent / "golden" / "re_ranking.npz"
+
+
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("final_k1_20_k2_6_l03", {}),
+        ("final_k1_6_k2_1_l05", {"k1": 6, "k2": 1, "lambda_value": 0.5}),
+        ("python2_k1_20_k2_6_l03", {"merge_threshold": 0.0}),
+    ],
+)
+def test_golden(key, settings):
+    with np.load(GOLDEN) as values:
+        query, gallery, expected = values["query_features"], values["gallery_features"], values[key]
+    result = k_reciprocal_distances(query, gallery, **settings)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
+    double = k_reciprocal_distances(query.astype(np.float64), torch.as_tensor(gallery).double(), **settings)
+    assert double.dtype == np.float64
+    np.testing.assert_allclose(double, expected, rtol=1e-12)
+
+
+def dense(query, gallery, k1, k2, lambda_value, threshold):
+    """The definition with sets and full (N, N) matrices."""
+    features = np.concatenate([query, gallery]).astype(np.float64)
+    distance = ((features[:, None] - features) ** 2).sum(axis=2)
+    distance /= distance.max(axis=1, keepdims=True)
+    rank = np.argsort(distance - np.eye(len(features)), axis=1, kind="stable")  # an image is its own first neighbour
+
+    def reciprocal(i, k):
+        return {j for j in rank[i, : k + 1] if i in rank[j, : k + 1]}
+
+    encoding = np.zeros_like(distance)
+    for i in range(len(features)):
+        near = reciprocal(i, k1)
+        members = set(near)
+        for candidate in near:
+            other = reciprocal(candidate, round(k1 / 2))
+            if len(other & near) > threshold * len(other):
+                members |= other
+        members = sorted(members)
+        encoding[i, members] = np.exp(-distance[i, members])
+    encoding /= encoding.sum(axis=1, keepdims=True)
+    encoding = np.stack([encoding[rank[i, :k2]].mean(axis=0) for i in range(len(features))])
+    first, second = encoding[: len(query), None], encoding[None, len(query) :]
+    jaccard = 1 - np.minimum(first, second).sum(axis=2) / np.maximum(first, second).sum(axis=2)
+    return (1 - lambda_value) * jaccard + lambda_value * distance[: len(query), len(query) :]
+
+
+def people(queries, gallery, identities, dim=6, seed=0):
+    """Whole-numbered features of crowded identities, some rows equal: distances are exact and many are tied."""
+    rng = np.random.default_rng(seed)
+    centres = rng.integers(-3, 4, (identities, dim))
+    return [
+        (centres[rng.integers(0, identities, count)] + rng.integers(-1, 2, (count, dim))).astype(np.float32)
+        for count in (queries, gallery)
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [(20, 6, 0.3, 2 / 3), (7, 3, 0.0, 2 / 3), (5, 9, 0.8, 0.0), (2, 1, 0.3, 0.5), (9, 2, 0.2, 0.5), (150, 6, 0.3, 2 / 3)],
+)
+def test_equals_the_dense_form(settings):
+    query, gallery = people(20, 110, 12, dim=3)
+    assert len(np.unique(np.concatenate([query, gallery]), axis=0)) < 130  # there are duplicates
+    result = k_reciprocal_distances(query, gallery, *settings[:3], merge_threshold=settings[3])
+    np.testing.assert_allclose(result, dense(query, gallery, *settings), atol=1e-5, rtol=0)
+
+
+def test_blocks_change_nothing(monkeypatch):
+    query, gallery = people(17, 90, 8)
+    whole = k_reciprocal_distances(query, gallery)
+    monkeypatch.setattr(reranking, "BLOCK_ROWS", 7)
+    np.testing.assert_array_equal(k_reciprocal_distances(query, gallery), whole)
+
+
+def test_lambda_one_leaves_the_scaled_distances():
+    query, gallery = people(4, 30, 5)
+    squared = ((query[:, None] - np.concatenate([query, gallery])) ** 2).sum(axis=2)
+    expected = (squared / squared.max(axis=1, keepdims=True))[:, 4:]
+    np.testing.assert_allclose(k_reciprocal_distances(query, gallery, lambda_value=1.0), expected, rtol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_square(monkeypatch):
+    monkeypatch.setattr(reranking, "BLOCK_ROWS", 32)
+    peaks = []
+    for total in (1000, 4000):
+        query, gallery = people(20, total - 20, total // 15, dim=12)
+        tracemalloc.start()
+        k_reciprocal_distances(query, gallery)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 6 * peaks[0]  # the square would be 16 times
+    assert peaks[1] < 4000 * 4000 * 4  # one dense float32 matrix
+
+
+def spoiled(value):
+    features = np.ones((5, 3), np.float32)
+    features[2:, 0] = value
+    return features
+
+
+@pytest.mark.parametrize(
+    ("query", "gallery", "settings", "message"),
+    [
+        (np.ones((2, 3)), spoiled(np.nan), {}, "3 of 7 rows .* hold NaN.* row 4"),
+        (np.ones((2, 3)), spoiled(np.inf), {}, "3 of 7 rows"),
+        (np.ones((2, 3)), np.ones((4, 5)), {}, "3 dimensions and gallery_embeddings 5"),
+        (np.ones((2, 3)), np.ones((0, 3)), {}, "gallery_embeddings must be a non-empty"),
+        (np.ones(3), np.ones((4, 3)), {}, "query_embeddings must be a non-empty"),
+        (np.ones((2, 3)), np.ones((4, 3)), {}, "All features are equal"),
+        (np.ones((2, 3)), spoiled(2), {"k1": 0}, "k1=0"),
+        (np.ones((2, 3)), spoiled(2), {"k2": 1.5}, "k2=1.5"),
+        (np.ones((2, 3)), spoiled(2), {"lambda_value": 1.5}, "lambda_value=1.5"),
+        (np.ones((2, 3)), spoiled(2), {"merge_threshold": -0.1}, "merge_threshold=-0.1"),
+        (np.ones((2, 3)), spoiled(2), {"memory_limit_mb": 1e-4}, "Re-ranking 2 queries against 5 gallery images takes up to"),
+    ],
+)
+def test_refusals(query, gallery, settings, message):
+    with pytest.raises(RerankingError, match=message):
+        k_reciprocal_distances(query, gallery, **settings)
