@@ -5,16 +5,21 @@
 
 import argparse
 import ast
+import itertools
+import os
 import sys
 from pathlib import Path
+
+import torch
 
 from reidlib.config import METHODS, PROFILES, ConfigError, Experiment, caveats, choose, experiment_for
 from reidlib.datasets import DATASETS
 from reidlib.errors import ReidError
 from reidlib.pipeline import Step, execute, select
-from reidlib.report import build_report
+from reidlib.report import build_report, outside_references
 from reidlib.results import Study, open_study
-from reidlib.runs import study_dataset
+from reidlib.runs import provenance, set_aside, study_dataset, synthetic_options
+from reidlib.tables import TITLES
 
 TITLE = "Attention for person re-identification: two papers reproduced"
 CLAIM = (
@@ -24,9 +29,10 @@ CLAIM = (
 )
 
 
-def steps(study: Study, methods: list[str], seeds: list[int], data_root: str, overrides: dict) -> list[Step]:
+def steps(study: Study, methods: list[str], seeds: list[int], data_root: str, data_options: dict, overrides: dict) -> list[Step]:
     """Every notebook of the study with its parameters, in an order in which each comes after those it needs."""
-    place = {"profile": study.profile, "dataset": study.dataset, "data_root": data_root, "results": str(study.root.parent)}
+    data_place = {"data_root": data_root, "data_options": data_options}
+    place = {"profile": study.profile, "dataset": study.dataset, "results": str(study.root.parent), **data_place}
     data = Step(
         "01_data",
         "01_data",
@@ -95,30 +101,66 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--set", nargs="+", metavar="NAME=VALUE", default=[], help="settings of every run, such as epochs=40 batch_size=16"
     )
     parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="NAME=VALUE",
+        default=[],
+        help="options of the data set: include_val=True (MSMT17), allow_wrong_counts=True; the size of the embedded one, such as "
+        "train_identities=751 test_identities=750 height=256 width=128",
+    )
+    parser.add_argument(
         "--only", nargs="+", metavar="STEP", default=[], help="run these steps only (a notebook's or a step's name)"
     )
     parser.add_argument("--from", dest="start", metavar="STEP", default="", help="begin at this step")
     parser.add_argument("--force", action="store_true", help="run steps that are up to date, too")
     parser.add_argument("--dry-run", action="store_true", help="print what would run and why; write nothing")
-    parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="steps at a time; the cores are shared out among them"
-    )
+    parser.add_argument("--workers", type=int, default=default_workers(), metavar="N", help="steps at a time, sharing the cores")
     parser.add_argument("--results", default="", metavar="DIR", help="folder of the studies; default: results/ of this checkout")
     return parser.parse_args(arguments)
 
 
-def settings(pairs: list[str]) -> dict:
+def default_workers() -> int:
+    """One step at a time on a GPU; otherwise one a core, at most four: these networks are too small to keep many cores busy."""
+    return 1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1)
+
+
+def settings(option: str, pairs: list[str]) -> dict:
     """NAME=VALUE pairs as Python values: numbers, True, False, None, tuples; anything else is text."""
     values = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise ConfigError(f"--set {pair}: expected NAME=VALUE, such as epochs=40.")
+            raise ConfigError(f"{option} {pair}: expected NAME=VALUE.")
         try:
             values[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             values[name] = text
     return values
+
+
+def absolute(path: str) -> str:
+    """Notebooks run in their own folder, so a path has to stand by itself."""
+    return str(Path(path).expanduser().absolute())
+
+
+def report(study: Study, every: list[Step]) -> Path:
+    """Builds the report and returns its index page; a reference to anything outside it would be a defect."""
+    made_by = provenance()
+    facts = {
+        "claim": CLAIM,
+        "caveats": caveats(study.profile, study.dataset),
+        "Data set": TITLES[study.dataset],
+        "Profile": f"{study.profile}: {PROFILES[study.profile].title}",
+        "Commit": made_by["commit"],
+        "Versions": f"Python {made_by['python']}, torch {made_by['torch']}",
+        "Hardware": f"{made_by['processor']}, {made_by['cores']} cores"
+        + ("" if made_by["device"] == "cpu" else f", {made_by['device']}"),
+    }
+    index = build_report(study, title=TITLE, facts=facts, steps=every)
+    outside = outside_references(index.parent)
+    if outside:
+        raise RuntimeError(f"The report refers to what lies outside it: {outside}")
+    return index
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -129,28 +171,31 @@ def main(arguments: list[str] | None = None) -> int:
         choose("data set", options.dataset, DATASETS)
         methods = [choose("method", method, METHODS) for method in options.methods or profile.methods]
         seeds = list(options.seeds or profile.seeds)
-        overrides = settings(options.set)
-        for method in methods:
-            for seed in seeds:
-                experiment_for(method, dataset=options.dataset, profile=options.profile, seed=seed, **overrides)
+        overrides, data_options = settings("--set", options.set), settings("--data", options.data)
+        if isinstance(overrides.get("pretrained"), str):
+            overrides["pretrained"] = absolute(overrides["pretrained"])
+        for method, seed in itertools.product(methods, seeds):
+            experiment_for(method, dataset=options.dataset, profile=options.profile, seed=seed, **overrides)
         study = open_study(options.profile, options.dataset, options.results)
-        data_root = str(Path(options.data_root).expanduser().absolute()) if options.data_root else ""
+        data_root = absolute(options.data_root) if options.data_root else ""
         if options.dataset != "synthetic":
-            study_dataset(study, data_root)  # a wrong folder is found out here, before anything is written
-        elif data_root and Path(data_root).is_file():
-            raise ConfigError(f"--data-root {options.data_root} is a file: name a folder, which need not exist yet.")
-        chosen = select(steps(study, methods, seeds, data_root, overrides), options.only, options.start)
+            study_dataset(study, data_root, data_options)  # a wrong folder is found out here, before anything is written
+        else:
+            synthetic_options(study, data_options)
+            if data_root and Path(data_root).is_file():
+                raise ConfigError(f"--data-root {options.data_root} is a file: name a folder, which need not exist yet.")
+        every = steps(study, methods, seeds, data_root, data_options, overrides)
+        chosen = select(every, options.only, options.start)
+        if options.force and not options.dry_run:
+            for step in chosen:
+                if step.notebook == "10_train":  # a finished run would be shown rather than repeated
+                    set_aside(study.run(step.parameters["method"], step.parameters["seed"]))
         status = execute(chosen, study, force=options.force, dry_run=options.dry_run, workers=options.workers)
     except ReidError as error:
         print(f"run_all.py: {error}", file=sys.stderr)
         return 2
     if not options.dry_run and status != 130:
-        report = build_report(
-            study,
-            title="Two papers on person re-identification, reproduced",
-            facts={"caveats": caveats(study.profile, study.dataset)},
-        )
-        print(f"Report: {report}")
+        print(f"Report: {report(study, every)}")
     return status
 
 

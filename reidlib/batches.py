@@ -47,7 +47,7 @@ def decode(path: Path, height: int, width: int) -> np.ndarray:
             if image.mode.startswith("I;16"):  # PIL's own conversion clips 16 bits at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise ImageError(
             f"{path} cannot be read as an image ({error}). Restore it from the data set's archive or remove it."
         ) from None
@@ -56,15 +56,16 @@ def decode(path: Path, height: int, width: int) -> np.ndarray:
 def load_images(paths: Sequence[Path], height: int, width: int, *, cache: Path, description: str = "decoding") -> np.ndarray:
     """All images as one read-only memory map, (N, height, width, 3) RGB bytes, made on the first call and reused after.
 
-    The file in `cache` is named after the images' names and sizes in bytes and the target size; a checksum beside it is
-    verified once per call, and a damaged file is made again.
+    The file in `cache` is named after the images' names, sizes in bytes and times of change, and the target size; a checksum
+    beside it is verified once per call, and a damaged file is made again.
 
     Raises:
         ImageError: an image is unreadable (named), or the disk lacks the room.
     """
     key = hashlib.sha256(f"{height}x{width}".encode())
     for path in paths:
-        key.update(f"{path.parent.name}/{path.name}:{path.stat().st_size}\n".encode())
+        state = path.stat()  # the time too: uncompressed images of one shape all have the same size
+        key.update(f"{path.parent.name}/{path.name}:{state.st_size}:{state.st_mtime_ns}\n".encode())
     file = cache / f"{key.hexdigest()[:16]}-{height}x{width}.npy"
     note = file.with_suffix(".json")
     images = _verified(file, note)
@@ -90,7 +91,7 @@ def load_images(paths: Sequence[Path], height: int, width: int, *, cache: Path, 
 
 
 def _decode_all(file: Path, paths: Sequence[Path], height: int, width: int, description: str) -> int:
-    """Writes the array to `file` with as many threads as there are cores (PIL decodes without the interpreter's lock); its CRC-32."""
+    """Writes the array to `file`, a thread a core (PIL decodes without the interpreter's lock), and returns its CRC-32."""
     images = np.lib.format.open_memmap(file, "w+", np.uint8, (len(paths), height, width, 3))
 
     def fill(row: int) -> None:
@@ -107,7 +108,7 @@ def _verified(file: Path, note: Path) -> np.ndarray | None:
     """The memory map if file and checksum are whole and agree, else None."""
     try:
         images, expected = np.load(file, mmap_mode="r"), read_json(note)["crc32"]
-    except (OSError, ValueError, KeyError, ReidError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, ReidError):
         return None
     return images if zlib.crc32(np.ascontiguousarray(images)) == expected else None
 

@@ -6,6 +6,7 @@ the profile → the caller's overrides. Numbers without a comment are those of t
 """
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -71,7 +72,9 @@ class Experiment:
     trunk_rate: float = 1.0  # learning rate of the pretrained layers relative to the new ones
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    schedule: str = "steps"  # steps: × 0.1 at each milestone; cosine: to zero, after two epochs' linear rise
+    schedule: str = (
+        "steps"  # steps: × 0.1 at each milestone; cosine: to zero, after a linear rise over two epochs or a fifth of all
+    )
     milestones: tuple[int, ...] = (20, 40)  # epochs, counted from 0
     warmup_epochs: int = 10  # before epoch 0: only the new layers train
     epochs: int = 80
@@ -90,7 +93,7 @@ class Experiment:
         for item in fields(self):
             value = getattr(self, item.name)
             if item.name == "milestones":
-                good = isinstance(value, tuple | list) and all(isinstance(epoch, int) and epoch > 0 for epoch in value)
+                good = isinstance(value, tuple | list) and all(type(epoch) is int and epoch > 0 for epoch in value)
                 object.__setattr__(self, "milestones", tuple(value) if good else value)
             elif item.type is float and isinstance(value, int) and not isinstance(value, bool):
                 object.__setattr__(self, item.name, float(value))
@@ -100,7 +103,9 @@ class Experiment:
                     item.type is bool or item.name == "pretrained" or not isinstance(value, bool)
                 )
             if not good:
-                expected = getattr(item.type, "__name__", str(item.type))
+                expected = (
+                    "whole numbers above 0" if item.name == "milestones" else getattr(item.type, "__name__", str(item.type))
+                )
                 raise ConfigError(f"{item.name} = {value!r}: expected {expected}, got {type(value).__name__}.")
         for name, (accepts, expected) in _RULES.items():
             if not accepts(getattr(self, name)):
@@ -111,6 +116,15 @@ class Experiment:
             )
         if self.triplet_weight and self.images_per_identity < 2:
             raise ConfigError("triplet_weight needs images_per_identity of 2 or more: no anchor has a positive otherwise.")
+        if self.triplet_weight and self.batch_size < 2 * self.images_per_identity:
+            raise ConfigError(
+                f"batch_size = {self.batch_size} holds one person with images_per_identity = "
+                f"{self.images_per_identity}: the triplet loss needs two."
+            )
+        if self.family == "pfsa" and self.of_weight:
+            raise ConfigError("of_weight penalises ABD-Net's feature maps, which the pfsa networks do not have: leave it 0.")
+        if not self.attentive_branch and (self.pam or self.cam):
+            raise ConfigError("pam and cam sit in the attentive branch: they need attentive_branch = True.")
         if "sa2" in self.spatial_attention and not self.deep_supervision:
             raise ConfigError("spatial_attention 'sa2' sits in the deep supervision: it needs deep_supervision = True.")
 
@@ -123,8 +137,8 @@ def _one_of(*names: str):
     return (lambda value: value in names), "one of " + ", ".join(names)
 
 
-_POSITIVE = (lambda value: value > 0), "a value above 0"
-_NOT_NEGATIVE = (lambda value: value >= 0), "0 or more"
+_POSITIVE = (lambda value: 0 < value < math.inf), "a value above 0"
+_NOT_NEGATIVE = (lambda value: 0 <= value < math.inf), "0 or more"
 _PROBABILITY = (lambda value: 0 <= value <= 1), "a value from 0 to 1"
 _RULES = {
     "family": _one_of("abdnet", "pfsa"),
@@ -230,7 +244,7 @@ _SMALL = {
     "embedding_dim": 256,
     "head_dim": 128,
     "optimizer": "adam",
-    "learning_rate": 1e-3,
+    "learning_rate": 5e-4,
     "trunk_rate": 1.0,
     "schedule": "cosine",
     "warmup_epochs": 0,
@@ -239,6 +253,10 @@ _SMALL = {
     "erase_probability": 0.0,
     "flip_evaluation": True,
 }
+
+# Spatial attention sums to 1 over the map's places, so the pooled vector shrinks by their number. From random weights and in
+# few steps Adam then needs a larger rate for the classifiers, and no weight decay, which would outweigh gradients that small.
+_SMALL_BY_FAMILY = {"pfsa": {"learning_rate": 1.5e-2, "trunk_rate": 1 / 30, "weight_decay": 0.0}}
 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
@@ -251,13 +269,15 @@ PROFILES: dict[str, Profile] = {
     "demo": Profile(
         "ResNet-18 from random weights at 128 × 64, one seed: every figure and table in minutes on two CPU cores",
         _FIGURE_METHODS,
-        settings={**_SMALL, "epochs": 10, "steps_per_epoch": 40, "of_start_epoch": 3},
+        settings={**_SMALL, "epochs": 8, "steps_per_epoch": 30, "of_start_epoch": 2},
+        by_family=_SMALL_BY_FAMILY,
     ),
     "full": Profile(
         "every row of every table with three seeds, otherwise as the demo but for 60 epochs",
         tuple(METHODS),
         seeds=(0, 1, 2),
         settings={**_SMALL, "epochs": 60, "steps_per_epoch": 40, "of_start_epoch": 17},
+        by_family=_SMALL_BY_FAMILY,
     ),
     "paper": Profile(
         "the papers' settings: ResNet-50 from ImageNet weights at 384 × 128 (a GPU is needed)",

@@ -61,7 +61,7 @@ def embed(
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if len(bad):
         raise ReidError(
-            f"{len(bad)} of {len(embeddings)} embeddings hold NaN or infinities (first rows: {bad[:5].tolist()}): the weights are "
+            f"{len(bad)} of {len(embeddings)} embeddings hold NaN or infinities (first: {bad[:5].tolist()}): the weights are "
             "broken. Train the run again with a lower learning_rate."
         )
     return embeddings

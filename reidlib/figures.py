@@ -96,7 +96,7 @@ def heat_overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> 
 
 
 def heat_triplets(images: np.ndarray, heats: Sequence[np.ndarray], labels: Sequence[str], title: str) -> Figure:
-    """For each person the image and the same image under each of the heat maps; two people a row as in the papers' figures.
+    """For each person the image and the same image under each of the heat maps; three people a row.
 
     Args:
         images: (N, H, W, 3) bytes.

@@ -39,6 +39,11 @@ def _parts(step: Step, fingerprints_of_needs: Mapping[str, str], repository: Pat
     }
 
 
+def code_digest(module: str, repository: Path = REPOSITORY) -> str:
+    """16 hex digits over the code of a module of reidlib and all that it imports from there; comments do not count."""
+    return digest(_code_used([module], repository))[:16]
+
+
 def _code_used(imports: Iterable[str], repository: Path) -> dict[str, str]:
     """Module → digest of its code, for every module of reidlib that these imports reach."""
     digests: dict[str, str] = {}

@@ -2,8 +2,6 @@
 
 import numpy as np
 import torch
-from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from reidlib.batches import normalise
 from reidlib.models import ReidOutput
@@ -38,7 +36,8 @@ def class_activation(model: torch.nn.Module, images: np.ndarray, classes: np.nda
     """Class activation maps of the first classifier: what in the map that is pooled speaks for each image's class.
 
     For one linear classifier after global average pooling, Grad-CAM's weights are the classifier's own, so this is
-    the class activation map proper (Zhou et al., CVPR 2016), rectified and scaled to each image's largest.
+    the class activation map proper (Zhou et al., CVPR 2016), rectified; pytorch-grad-cam scales it from its smallest value
+    to its largest.
 
     Args:
         model: a trained `gap` or `gap+sa1` network.
@@ -48,6 +47,9 @@ def class_activation(model: torch.nn.Module, images: np.ndarray, classes: np.nda
     Returns:
         (N, H, W) float32 in [0, 1].
     """
+    from pytorch_grad_cam import GradCAM  # here, because it takes seconds to import and the attention maps need none of it
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
     network = _FirstClassifier(model.eval())
     heats = []
     with GradCAM(network, target_layers=[network.pooled]) as camera:
@@ -65,8 +67,11 @@ def spread(heats: np.ndarray) -> float:
 
 def spread_sentence(label: str, other: str, share: float, other_share: float, profile: str) -> str:
     """What two spreads let one say, in words."""
-    direction = "wider than" if share > other_share else "narrower than"
-    agrees = "as the paper claims" if share > other_share else "the opposite of what the paper claims"
+    if share == other_share:
+        direction, agrees = "as wide as", "where the paper claims a difference"
+    else:
+        direction = "wider than" if share > other_share else "narrower than"
+        agrees = "as the paper claims" if share > other_share else "the opposite of what the paper claims"
     text = f"{label}, the response covers {100 * share:.1f} % of the image, {other} {100 * other_share:.1f} %: "
     text += f"{direction} {other}, {agrees}."
     return (

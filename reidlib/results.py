@@ -15,6 +15,7 @@ import math
 import os
 import re
 import secrets
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def require_run(study: Study, method: str, seed: int = 0) -> Path:
     command = f"python run_all.py --profile {study.profile} --dataset {study.dataset} --methods {method}"
     command += f" --seeds {seed}" if seed else ""
     command += " --data-root DIR" if study.dataset == "folder" else ""
-    command += "" if study.root.parent == REPOSITORY / "results" else f" --results {study.root.parent}"
+    command += "" if study.root.parent == REPOSITORY / "results" else f" --results {shlex.quote(str(study.root.parent))}"
     state = "is unfinished" if folder.exists() else "does not exist"
     raise MissingRunError(
         f"The run {method}-seed{seed} of the study {study.root.name} {state} ({folder}). Make it with: {command} --only 10_train"

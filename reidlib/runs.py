@@ -9,10 +9,12 @@ runs/<method>-seed<k>/  experiment.json   every setting, the data's fingerprint
                         metrics.json      written last: what has it is finished
 """
 
+import itertools
 import os
 import platform
 import subprocess
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,11 @@ from reidlib.datasets import ReidDataset, load_dataset
 from reidlib.errors import ReidError
 from reidlib.models import model_from_experiment
 from reidlib.results import REPOSITORY, Study, read_json, require_run
+from reidlib.synthetic import SyntheticSpec
 
 
 class StaleRunError(ReidError):
-    """A run was made from other data than what is being looked at."""
+    """A run was made from other data, or by another version, than what is being looked at."""
 
 
 @dataclass(frozen=True)
@@ -76,37 +79,72 @@ def load_run(study: Study, method: str, seed: int = 0, *, dataset: ReidDataset |
         StaleRunError: it was made from other data.
     """
     folder = require_run(study, method, seed)
-    record = read_json(folder / "experiment.json")
+    record, run = read_json(folder / "experiment.json"), _read_run(folder)
     if dataset is not None and record["data"] != dataset.fingerprint:
         raise StaleRunError(
             f"{folder} was trained on other data (fingerprint {record['data']}) than {dataset.root} holds now "
             f"({dataset.fingerprint}). Name the data root it was made from, or train it again: "
             f"python run_all.py --profile {study.profile} --dataset {study.dataset} --force"
         )
-    return Run(folder, Experiment(**record["experiment"]), read_json(folder / "metrics.json"))
+    return run
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Renames a run's folder to the first free <run>.superseded, <run>.superseded-2 …; None where there is no run."""
+    if not folder.exists():
+        return None
+    names = (f"{folder.name}.superseded" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+    return folder.rename(next(path for path in map(folder.with_name, names) if not path.exists()))
 
 
 def finished_runs(study: Study) -> list[Run]:
-    """Every finished run of the study, sorted by name."""
-    folders = sorted(path.parent for path in study.runs.glob("*/metrics.json"))
-    return [
-        Run(folder, Experiment(**read_json(folder / "experiment.json")["experiment"]), read_json(folder / "metrics.json"))
-        for folder in folders
-    ]
+    """Every finished run of the study, sorted by name; those set aside as superseded are none."""
+    folders = sorted(path.parent for path in study.runs.glob("*/metrics.json") if ".superseded" not in path.parent.name)
+    return [_read_run(folder) for folder in folders]
 
 
-def study_dataset(study: Study, data_root: str | Path = "") -> ReidDataset:
-    """The study's data set; the embedded one is rendered on the first call, in the size that the profile asks for."""
-    options = PROFILES[choose("profile", study.profile, PROFILES)].synthetic
+def _read_run(folder: Path) -> Run:
+    try:
+        experiment = Experiment(**read_json(folder / "experiment.json")["experiment"])
+    except (TypeError, KeyError) as error:
+        raise StaleRunError(
+            f"{folder} was made by another version of the study ({error}). Move it away, or train it again with --force."
+        ) from None
+    return Run(folder, experiment, read_json(folder / "metrics.json"))
+
+
+DATA_OPTIONS = ("include_val", "allow_wrong_counts")  # of the real data sets; the embedded one takes the fields of SyntheticSpec
+
+
+def study_dataset(study: Study, data_root: str | Path = "", data_options: Mapping[str, Any] | None = None) -> ReidDataset:
+    """The study's data set; the embedded one is rendered on the first call.
+
+    Args:
+        data_root: its folder; empty: the usual place under data/, for embedded data of other than the default size one
+            named after what differs, so that two sizes do not replace each other.
+        data_options: `DATA_OPTIONS` for real data; for the embedded data fields of SyntheticSpec, over those of the profile.
+
+    Raises:
+        ConfigError: an unknown option. DatasetError, SyntheticError: as `load_dataset`.
+    """
+    data_options = dict(data_options or {})
     root = Path(data_root).expanduser() if str(data_root) else None
     if study.dataset != "synthetic":
-        return load_dataset(study.dataset, root)
-    # A profile with a size of its own has a folder of its own, so that the two do not replace each other.
-    return load_dataset(
-        "synthetic",
-        root or REPOSITORY / "data" / (f"synthetic-{study.profile}" if options else "synthetic"),
-        synthetic_options=options,
-    )
+        for name in data_options:
+            choose("data option", name, DATA_OPTIONS)
+        return load_dataset(study.dataset, root, **data_options)
+    options = synthetic_options(study, data_options)
+    usual = "-".join(["synthetic", *(f"{name}-{options[name]}" for name in sorted(options))])
+    return load_dataset("synthetic", root or REPOSITORY / "data" / usual, synthetic_options=options)
+
+
+def synthetic_options(study: Study, data_options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of SyntheticSpec that differ from its defaults, checked without rendering anything."""
+    options = {**PROFILES[choose("profile", study.profile, PROFILES)].synthetic, **data_options}
+    for name in options:
+        choose("data option", name, (field.name for field in fields(SyntheticSpec)))
+    spec, default = SyntheticSpec(**options), SyntheticSpec()
+    return {name: getattr(spec, name) for name in options if getattr(spec, name) != getattr(default, name)}
 
 
 def provenance() -> dict[str, Any]:

@@ -14,7 +14,7 @@ def spread_identities(ids: np.ndarray, count: int) -> np.ndarray:
 def one_image_each(split: Split, count: int) -> np.ndarray:
     """(≤ count,) rows: the middle image, by file name, of evenly spread identities."""
     rows = [np.flatnonzero(split.ids == person) for person in spread_identities(split.ids, count)]
-    return np.array([row[len(row) // 2] for row in rows])
+    return np.array([row[len(row) // 2] for row in rows], dtype=int)
 
 
 def rows_by_camera(split: Split, count: int) -> dict[int, np.ndarray]:
@@ -23,7 +23,7 @@ def rows_by_camera(split: Split, count: int) -> dict[int, np.ndarray]:
     for camera in np.unique(split.cameras):
         here = np.flatnonzero(split.cameras == camera)
         firsts = {int(split.ids[row]): row for row in reversed(here)}
-        chosen[int(camera)] = np.array([firsts[int(person)] for person in spread_identities(split.ids[here], count)])
+        chosen[int(camera)] = np.array([firsts[int(person)] for person in spread_identities(split.ids[here], count)], dtype=int)
     return chosen
 
 

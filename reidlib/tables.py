@@ -120,7 +120,7 @@ def metrics_table(run: Run) -> pd.DataFrame:
     ours = run.metrics["reranked"] if paper.get("reranked") else run.metrics
     rows = [
         {
-            "metric": label,
+            "metric": label + (", re-ranked" if ours is not run.metrics else ""),
             "ours [95 %]": percent(ours[key], ours.get(f"{key}_interval")),
             "paper": published(paper.get(key, float("nan"))),
             "difference": difference(ours[key], paper.get(key, float("nan"))),
@@ -191,7 +191,8 @@ def effects_table(runs: Sequence[Run], reference: str) -> pd.DataFrame:
         if base is None or run is base:
             continue
         people = run.queries["identity"].to_numpy()
-        hits = [(one.queries["first_match_rank"] == 1).to_numpy(float) for one in (run, base)]
+        ranks = [one.queries["first_match_rank"] for one in (run, base)]
+        hits = [(rank == 1).where(rank.notna()).to_numpy(float) for rank in ranks]  # no match in the gallery: not scored
         precisions = [one.queries["average_precision"].to_numpy() for one in (run, base)]
         rank1, mean_ap = paired_difference(*hits, people), paired_difference(*precisions, people)
         p_values.append(mean_ap.p_value)
@@ -227,7 +228,7 @@ def _points(effect) -> str:
 
 
 def comparison_table(study: Study, name: str, dataset: str) -> pd.DataFrame:
-    """ABD-Net's Table 2, 3 or 4 as published, with our rows below it: from the same profile's runs on that data set, or "not run"."""
+    """ABD-Net's Table 2, 3 or 4 as published, our rows below: the same profile's runs on that data set, or "not run"."""
     columns = {"rank1": "rank-1", "rank5": "rank-5", "map": "mAP"}
     paper = paper_table(name)
     shown = [column for column in columns if column in paper]
@@ -259,7 +260,7 @@ def pfsa_table(study: Study) -> pd.DataFrame:
             for key, label in (("rank1", "rank-1"), ("map", "mAP"))
         }
         rows.append(
-            {"method": row["method"], "re-ranked": row["reranked"] if isinstance(row["reranked"], str) else "no", **cells}
+            {"method": row["method"], "re-ranked": row["reranked"] if isinstance(row["reranked"], str) else DASH, **cells}
         )
     for reranked in (False, True):
         cells = {}
@@ -302,7 +303,8 @@ def agreement_table(runs: Sequence[Run]) -> pd.DataFrame:
     """For each pair of runs, on how many queries both, one or neither is right at rank 1."""
     rows = []
     for first, second in itertools.combinations(runs, 2):
-        a, b = (run.queries["first_match_rank"] == 1 for run in (first, second))
+        scored = first.queries["average_precision"].notna()  # the same queries for both
+        a, b = ((run.queries["first_match_rank"] == 1)[scored] for run in (first, second))
         names = [METHODS[run.experiment.method].title for run in (first, second)]
         counts = {"both right": a & b, "only the first": a & ~b, "only the second": ~a & b, "neither": ~a & ~b}
         rows.append({"first": names[0], "second": names[1], **{name: int(chosen.sum()) for name, chosen in counts.items()}})
@@ -329,7 +331,7 @@ _DEVIATIONS = (
         "convolutions that O.W. reaches",
         "all 63 of the backbone",
         "1, the stem",
-        "as released; ow_reach = 'all' for the paper's",
+        "as released; ow_reach = 'backbone' for the paper's",
     ),
     ("ABD-Net", "O.W.", "β (λ₁ − λ₂)², power iteration", "β · 10 (λ₁ − λ₂)², one step and a Rayleigh quotient", "as released"),
     ("ABD-Net", "O.F.", "squared", "not squared", "as released"),
@@ -345,6 +347,8 @@ _DEVIATIONS = (
     ("ABD-Net", "attention", "on the whole map", "on each of two stripes", "as released"),
     ("ABD-Net", "branch order in the embedding", "–", "changes with Python's hash seed", "global, then stripes"),
     ("ABD-Net", "epoch reported", "–", "the best on the test set's rank-1", "the last"),
+    ("ABD-Net", "crop and erasing", "on", "off where --data-augment is left out or has commas", "on in the paper profile"),
+    ("ABD-Net", "batch normalisation", "–", "over 32 images on each of two GPUs", "over the whole batch on one device"),
     ("PFSA", "spatial attention", "channel sum, softmax over positions", "channel mean over its sum", "as released"),
     (
         "PFSA",
@@ -356,6 +360,15 @@ _DEVIATIONS = (
     ("PFSA", "loss", "plain sum", "plain sum (a weighted one is logged)", "plain sum"),
     ("PFSA", "number of classes", "of the data set", "751 always", "of the data set"),
     ("PFSA", "random erasing", "used, by readers' reports", "off", "off"),
+    ("PFSA", "epoch reported", "–", "the last, named best", "the last"),
+    (
+        "PFSA",
+        "training on train and val together",
+        "–",
+        "--combine-trainval is never read",
+        "no; --data include_val=True for MSMT17",
+    ),
+    ("PFSA", "re-ranking's overlap threshold", "2/3", "0 under Python 2, in half precision", "2/3, float32"),
     ("PFSA", "scores published", "after re-ranking", "re-ranking commented out", "both are given"),
 )
 
@@ -382,7 +395,9 @@ def coverage_sentence(study: Study) -> str:
     missing = missing_methods(study)
     text = f"{len(runs)} runs on {TITLES[study.dataset]} under the profile {study.profile} stand behind this report."
     text += f" Not run though the profile has them: {', '.join(METHODS[method].title for method in missing)}." if missing else ""
-    others = [TITLES[name] for name in PAPER_COLUMN if name != study.dataset and not finished_runs(sibling(study, name))]
+    others = [
+        TITLES[name] for name in (*PAPER_COLUMN, "msmt17") if name != study.dataset and not finished_runs(sibling(study, name))
+    ]
     return text + (f" Not run here for want of the images: {', '.join(others)}." if others else "")
 
 

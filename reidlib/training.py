@@ -25,11 +25,12 @@ from reidlib.datasets import ReidDataset
 from reidlib.embedding import autocast, best_device, embed
 from reidlib.errors import ReidError
 from reidlib.evaluation import RetrievalMetrics, colour_histogram_embeddings, retrieval_metrics, retrieval_metrics_from_distances
+from reidlib.fingerprints import code_digest
 from reidlib.models import ReidNetwork, model_from_experiment
 from reidlib.progress import progress
 from reidlib.reranking import k_reciprocal_distances
 from reidlib.results import read_json, write_atomically, write_json
-from reidlib.runs import Run, provenance
+from reidlib.runs import Run, provenance, set_aside
 from reidlib.statistics import bootstrap_interval
 
 RANKS = (1, 5, 10, 20)
@@ -42,7 +43,7 @@ class DivergedError(ReidError):
 def fit(experiment: Experiment, dataset: ReidDataset, folder: Path, *, cache: Path, resamples: int = 2000) -> Run:
     """Trains and evaluates one run, or goes on with it, or returns it at once where it is finished.
 
-    A folder that holds a run of other settings or other data is set aside as `<folder>.superseded`, not overwritten.
+    A folder that holds a run of other settings, data or code is set aside as `<folder>.superseded`, not overwritten.
 
     Args:
         experiment: every setting.
@@ -54,7 +55,7 @@ def fit(experiment: Experiment, dataset: ReidDataset, folder: Path, *, cache: Pa
     Raises:
         DivergedError: a loss term is NaN or infinite; it names the term and the batch's images.
     """
-    _claim(folder, {"experiment": experiment.as_dict(), "data": dataset.fingerprint})
+    _claim(folder, {"experiment": experiment.as_dict(), "data": dataset.fingerprint, "code": code_digest(__name__)})
     if (folder / "metrics.json").is_file():
         return Run(folder, experiment, read_json(folder / "metrics.json"))
 
@@ -362,19 +363,13 @@ def _claim(folder: Path, record: dict[str, Any]) -> None:
         there = read_json(note)
         if there == record:
             return
-        changed = [
-            f"{name} {there.get('experiment', {}).get(name)!r} → {value!r}"
-            for name, value in record["experiment"].items()
-            if there.get("experiment", {}).get(name) != value
-        ]
+        before, now = there.get("experiment", {}), record["experiment"]
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        changed = [f"{name} {before.get(name)!r} → {now.get(name)!r}" for name in names]
         changed += ["other images"] if there.get("data") != record["data"] else []
-        aside = folder.with_name(folder.name + ".superseded")
-        print(f"{folder.name} was made with other settings ({', '.join(changed)}): kept as {aside.name}, this run starts anew.")
-        if aside.exists():
-            for path in sorted(aside.iterdir()):
-                path.unlink()
-            aside.rmdir()
-        folder.rename(aside)
+        changed += ["other code"] if there.get("code") != record["code"] else []
+        aside = set_aside(folder)
+        print(f"{folder.name} was made differently ({', '.join(changed)}): kept as {aside.name}, this run starts anew.")
     write_json(note, record)
 
 

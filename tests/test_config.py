@@ -1,0 +1,301 @@
+"""Every method × profile resolves to the settings that the papers and released codes have; nonsense is refused by name."""
+
+import json
+from dataclasses import fields
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reidlib.config import METHODS, PROFILES, ConfigError, Experiment, caveats, choose, differences, experiment_for
+from reidlib.datasets import DATASETS
+from reidlib.models import FAMILIES
+
+IDENTITY = ("method", "dataset", "profile", "seed")
+SETTINGS = [item.name for item in fields(Experiment) if item.name not in IDENTITY]
+
+
+def changed(method: str, other: str | None, **overrides) -> dict:
+    """The settings of `method` that differ from those of `other` (None: the defaults), under the papers' settings."""
+    one = experiment_for(method, **overrides).as_dict()
+    two = experiment_for(other, **overrides).as_dict() if other else Experiment().as_dict()
+    return {name: one[name] for name in SETTINGS if one[name] != two[name]}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_resolves_under_every_profile(method, profile):
+    experiment = experiment_for(method, profile=profile, dataset="synthetic", seed=2)
+    assert (experiment.method, experiment.profile, experiment.dataset, experiment.seed) == (method, profile, "synthetic", 2)
+    for name, value in PROFILES[profile].settings.items():
+        assert getattr(experiment, name) == value
+    # and comes back from the JSON in which a run keeps it
+    assert Experiment(**json.loads(json.dumps(experiment.as_dict()))) == experiment
+
+
+CAM = {"cam": True, "shallow_cam": True}
+GAP = {
+    "family": "pfsa",
+    "label_smoothing": 0.0,
+    "heads": "sum",
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "trunk_rate": 0.1,
+    "milestones": [40, 80],
+    "warmup_epochs": 0,
+    "epochs": 100,
+    "batch_size": 48,
+    "crop_probability": 0.0,
+    "erase_probability": 0.0,
+    "flip_evaluation": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "other", "expected"),
+    [
+        ("baseline", None, {}),
+        ("baseline+pam", "baseline", {"pam": True}),
+        ("baseline+cam", "baseline", CAM),
+        ("baseline+pam+cam", "baseline", {"pam": True, **CAM}),
+        ("baseline+of", "baseline", {"of_weight": 1e-6}),
+        ("baseline+ow", "baseline", {"ow_weight": 1e-3}),
+        ("baseline+of+ow", "baseline", {"of_weight": 1e-6, "ow_weight": 1e-3}),
+        ("abdnet-xe", "baseline+pam+cam", {"of_weight": 1e-6, "ow_weight": 1e-3}),
+        ("abdnet", "abdnet-xe", {"triplet_weight": 0.1, "images_per_identity": 4}),
+        ("gap", None, GAP),
+        ("gap+sa1", "gap", {"spatial_attention": "sa1"}),
+        ("pfsa-parts", "gap", {"parts": 6}),
+        ("pfsa-without-sa", "gap", {"parts": 6, "deep_supervision": True}),
+        ("pfsa", "pfsa-without-sa", {"spatial_attention": "sa2"}),
+        ("pfsa+sa1", "pfsa", {"spatial_attention": "sa1+sa2"}),
+    ],
+)
+def test_rows_differ_by_exactly_what_their_names_say(method, other, expected):
+    assert changed(method, other) == expected
+
+
+def test_every_row_is_covered_and_differs_from_a_row_before_it():
+    names = list(METHODS)
+    assert names[:9] == [
+        "baseline", "baseline+pam", "baseline+cam", "baseline+pam+cam", "baseline+of", "baseline+ow", "baseline+of+ow",
+        "abdnet-xe", "abdnet",
+    ]  # fmt: skip
+    assert names[9:] == ["gap", "gap+sa1", "pfsa-parts", "pfsa-without-sa", "pfsa", "pfsa+sa1"]
+    for index, row in enumerate(METHODS.values()):
+        assert row.differs_from in ("", *names[:index])
+        assert set(row.by) <= set(SETTINGS)
+    assert len({row.title for row in METHODS.values()}) == len(METHODS)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if not name.startswith(("gap", "pfsa"))])
+def test_abdnet_under_the_paper_profile(method):
+    """The ABD-Net paper's training settings, and its network's sizes."""
+    experiment = experiment_for(method, dataset="market1501")
+    facts = {
+        "backbone": "resnet50", "pretrained": True, "last_stride": 1, "height": 384, "width": 128, "stripes": 2,
+        "attentive_branch": True, "embedding_dim": 1024, "reduced_dim": 1024, "head_dim": 512, "dropout": 0.5,
+        "label_smoothing": 0.1, "heads": "mean", "triplet_margin": 1.2, "of_start_epoch": 23, "ow_reach": "stem",
+        "optimizer": "adam", "learning_rate": 3e-4, "trunk_rate": 1.0, "weight_decay": 5e-4, "schedule": "steps",
+        "milestones": (20, 40), "warmup_epochs": 10, "epochs": 80, "batch_size": 64, "steps_per_epoch": 0,
+        "crop_probability": 0.5, "flip_probability": 0.5, "erase_probability": 0.5, "flip_evaluation": True,
+        "cam_most_similar_first": False,
+    }  # fmt: skip
+    assert {name: getattr(experiment, name) for name in facts} == facts
+    assert (experiment.triplet_weight, experiment.images_per_identity) == ((0.1, 4) if method == "abdnet" else (0, 0))
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name.startswith(("gap", "pfsa"))])
+def test_pfsa_under_the_paper_profile(method):
+    """The spatial-attention paper's training settings."""
+    experiment = experiment_for(method, dataset="market1501")
+    facts = {
+        "family": "pfsa", "backbone": "resnet50", "pretrained": True, "last_stride": 1, "height": 384, "width": 128,
+        "dropout": 0.5, "feature_dim": 256, "sa_normalization": "sum", "label_smoothing": 0, "heads": "sum", "optimizer": "sgd",
+        "learning_rate": 0.1, "trunk_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "steps",
+        "milestones": (40, 80), "warmup_epochs": 0, "epochs": 100, "batch_size": 48, "images_per_identity": 0,
+        "steps_per_epoch": 0, "crop_probability": 0, "flip_probability": 0.5, "erase_probability": 0, "flip_evaluation": False,
+        "triplet_weight": 0, "of_weight": 0, "ow_weight": 0,
+    }  # fmt: skip
+    assert {name: getattr(experiment, name) for name in facts} == facts
+
+
+def test_small_profiles_keep_what_a_method_is():
+    """A profile shrinks and shortens; it may not undo the difference that gives a row its name."""
+    for profile in PROFILES:
+        for method, row in METHODS.items():
+            if row.differs_from:
+                keywords = {"profile": profile}
+                one, two = experiment_for(method, **keywords), experiment_for(row.differs_from, **keywords)
+                differ = {name for name in SETTINGS if getattr(one, name) != getattr(two, name)}
+                assert differ == set(row.by), (profile, method)
+
+
+def test_profiles_have_the_runs_that_the_design_names():
+    figures = ("baseline", "baseline+pam+cam", "abdnet-xe", "abdnet", "gap", "gap+sa1", "pfsa")
+    assert list(PROFILES) == ["smoke", "demo", "full", "paper"]
+    assert PROFILES["smoke"].methods == PROFILES["demo"].methods == figures
+    assert PROFILES["full"].methods == PROFILES["paper"].methods == tuple(METHODS)
+    assert (PROFILES["demo"].seeds, PROFILES["full"].seeds) == ((0,), (0, 1, 2))
+    for name, profile in PROFILES.items():
+        assert profile.bootstrap_resamples >= 100, f"{name}: bootstrap_interval refuses fewer"
+        for method in profile.methods:
+            experiment = experiment_for(method, profile=name)
+            assert experiment.of_start_epoch < experiment.epochs, f"{name}: O.F. would never start"
+            assert experiment.height % (16 * experiment.stripes) == 0, f"{name}: the last map cannot be cut into stripes"
+
+
+# ---------------------------------------------------------------------------------------------------- layers, refusals
+
+
+def test_overrides_win_over_profile_over_method():
+    assert experiment_for("gap").learning_rate == 0.1  # the method's
+    assert experiment_for("gap", profile="demo").learning_rate == PROFILES["demo"].settings["learning_rate"]
+    assert experiment_for("gap", profile="demo", learning_rate=0.02).learning_rate == 0.02
+    assert differences("pfsa") == {**METHODS["gap"].by, "parts": 6, "deep_supervision": True, "spatial_attention": "sa2"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "parts"),
+    [
+        (["abdnet_xe"], {}, ["method 'abdnet_xe'", "Did you mean 'abdnet-xe'?", "gap+sa1"]),
+        (["baseline"], {"profile": "dmeo"}, ["profile 'dmeo'", "Did you mean 'demo'?"]),
+        (["baseline"], {"epoch": 3}, ["setting 'epoch'", "Did you mean 'epochs'?"]),
+        (["baseline"], {"tripletweight": 1.0, "images_per_identity": 4}, ["Did you mean 'triplet_weight'?"]),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(arguments, keywords, parts):
+    with pytest.raises(ConfigError) as error:
+        experiment_for(*arguments, **keywords)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_method_dataset_profile_and_seed_are_no_overridable_settings():
+    with pytest.raises(ConfigError, match="Unknown method"):
+        experiment_for("nothing like it")
+    with pytest.raises(TypeError):
+        experiment_for("baseline", method="gap")
+    with pytest.raises(ConfigError, match="Known: smoke"):
+        choose("profile", "", PROFILES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("epochs", 2.0, "expected int, got float"),
+        ("epochs", "80", "expected int, got str"),
+        ("epochs", True, "expected int, got bool"),
+        ("seed", False, "expected int, got bool"),
+        ("dropout", True, "expected float, got bool"),
+        ("dropout", "0.5", "expected float, got str"),
+        ("learning_rate", None, "expected float, got NoneType"),
+        ("pam", 1, "expected bool, got int"),
+        ("pam", "True", "expected bool, got str"),
+        ("backbone", True, "expected str, got bool"),
+        ("pretrained", 1, "got int"),
+        ("milestones", 20, "expected tuple, got int"),
+        ("milestones", (20.5,), "milestones"),
+        ("milestones", (0, 20), "milestones"),
+        ("milestones", "20,40", "milestones"),
+    ],
+)
+def test_values_of_the_wrong_type_are_refused(name, value, expected):
+    with pytest.raises(ConfigError) as error:
+        Experiment(**{name: value})
+    assert str(error.value).startswith(f"{name} = {value!r}: expected ")
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("family", "resnet"), ("backbone", "resnet101"), ("last_stride", 3), ("height", 31), ("width", 15), ("stripes", 0),
+        ("spatial_attention", "sa3"), ("sa_normalization", "max"), ("heads", "max"), ("ow_reach", "all"), ("optimizer", "lamb"),
+        ("schedule", "linear"), ("precision", "float16"), ("batch_size", 1), ("learning_rate", 0), ("learning_rate", -1e-3),
+        ("learning_rate", float("nan")), ("of_weight", -1.0), ("ow_weight", float("nan")), ("triplet_margin", -0.1),
+        ("epochs", 0), ("warmup_epochs", -1), ("dropout", 1.1), ("label_smoothing", -0.1), ("flip_probability", 2.0),
+        ("crop_probability", -1.0), ("erase_probability", 1.5), ("momentum", 1.1), ("seed", -1), ("parts", -1),
+        ("steps_per_epoch", -1), ("images_per_identity", -4), ("weight_decay", -1.0), ("trunk_rate", -0.1),
+    ],
+)  # fmt: skip
+def test_values_outside_their_range_are_refused(name, value):
+    with pytest.raises(ConfigError, match=f"^{name} = .*: expected "):
+        Experiment(**{name: value})
+
+
+def test_an_int_is_taken_for_a_float_and_stored_as_one():
+    experiment = Experiment(learning_rate=1, dropout=0, triplet_weight=1, images_per_identity=4)
+    for name in ("learning_rate", "dropout", "triplet_weight"):
+        assert type(getattr(experiment, name)) is float
+    assert experiment.as_dict() == Experiment(learning_rate=1.0, dropout=0.0, triplet_weight=1.0, images_per_identity=4).as_dict()
+    assert Experiment(milestones=[3, 5]).milestones == (3, 5)
+    assert Experiment(pretrained="weights.pth").pretrained == "weights.pth"
+    assert Experiment(milestones=()).milestones == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"batch_size": 30, "images_per_identity": 4}, "multiple"),
+        ({"batch_size": 8, "images_per_identity": 16}, "multiple"),
+        ({"triplet_weight": 0.1}, "images_per_identity of 2 or more"),
+        ({"triplet_weight": 0.1, "images_per_identity": 1}, "images_per_identity of 2 or more"),
+        ({"family": "pfsa", "spatial_attention": "sa2"}, "deep_supervision = True"),
+        ({"family": "pfsa", "spatial_attention": "sa1+sa2"}, "deep_supervision = True"),
+    ],
+)
+def test_impossible_combinations_are_refused(settings, words):
+    with pytest.raises(ConfigError) as error:
+        Experiment(**settings)
+    assert words in str(error.value)
+
+
+def test_orthogonal_features_are_refused_for_networks_that_have_none():
+    """Found out at the start, not when the penalty starts after hours of training."""
+    with pytest.raises(ConfigError, match="of_weight"):
+        experiment_for("pfsa", of_weight=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(value=st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers(), max_size=2)))
+def test_any_value_of_any_setting_is_kept_or_refused_with_its_name(value):
+    for name in SETTINGS:
+        try:
+            experiment = Experiment(**{name: value})
+        except ConfigError as error:
+            assert name in str(error)
+        else:
+            kept = getattr(experiment, name)
+            assert kept == (tuple(value) if name == "milestones" else value)
+            assert type(kept) is (float if isinstance(Experiment.__dataclass_fields__[name].default, float) else type(kept))
+
+
+def test_an_experiment_cannot_be_changed_in_place():
+    with pytest.raises(AttributeError):
+        Experiment().epochs = 3
+
+
+def test_every_network_setting_is_a_setting():
+    for _, names in FAMILIES.values():
+        assert set(names) <= set(SETTINGS)
+
+
+# ---------------------------------------------------------------------------------------------------- caveats
+
+
+def test_caveats_say_what_makes_numbers_incomparable():
+    demo = caveats("demo", "synthetic")
+    assert len(demo) == 2
+    assert "synthetic" in demo[0]
+    assert "resnet18" in demo[1] and "random weights" in demo[1]
+    assert len(caveats("smoke", "synthetic")) == 3
+    assert "a few steps" in caveats("smoke", "market1501")[-1]
+    assert caveats("full", "market1501") == demo[1:]
+    assert caveats("paper", "market1501") == []
+    assert caveats("paper", "synthetic") == demo[:1]
+    for profile in PROFILES:
+        for dataset in DATASETS:
+            assert all(sentence.endswith(".") for sentence in caveats(profile, dataset))
+    with pytest.raises(ConfigError, match="Did you mean 'smoke'"):
+        caveats("smok", "synthetic")

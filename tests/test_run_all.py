@@ -1,0 +1,172 @@
+"""The command line: wrong calls leave nothing behind, the plan is printed, and one smoke run makes the whole study."""
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from PIL import Image
+
+import run_all
+from reidlib.config import METHODS, PROFILES
+from reidlib.report import outside_references
+from reidlib.results import REPOSITORY, open_study
+
+
+def call(*arguments, cwd=REPOSITORY, **options):
+    command = [sys.executable, str(REPOSITORY / "run_all.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600, check=False, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images in Market-1501's layout: two people to train on, two to test on, two cameras."""
+    root = tmp_path / "images"
+    layout = {"bounding_box_train": ((1, 2), (1, 2)), "query": ((3, 4), (1,)), "bounding_box_test": ((3, 4), (2,))}
+    for split, (people, cameras) in layout.items():
+        (root / split).mkdir(parents=True)
+        for person, camera in itertools.product(people, cameras):
+            image = Image.new("RGB", (16, 32), (60 * person, 40 * camera, 0))
+            image.save(root / split / f"{person:04d}_c{camera}s1_000001_00.jpg")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--profile", "demoo"], "Unknown profile 'demoo'. Did you mean 'demo'?"),
+        (["--methods", "abd-net"], "Unknown method 'abd-net'. Did you mean 'abdnet'?"),
+        (["--dataset", "market"], "Unknown data set 'market'. Did you mean 'market1501'?"),
+        (["--set", "epoch=3"], "Unknown setting 'epoch'. Did you mean 'epochs'?"),
+        (["--set", "epochs=many"], "epochs = 'many': expected int, got str."),
+        (["--set", "epochs"], "expected NAME=VALUE"),
+        (["--data", "train_identity=9"], "Unknown data option 'train_identity'. Did you mean 'train_identities'?"),
+        (["--data", "cameras=1"], "cameras"),
+        (["--seeds", "one"], "argument --seeds: invalid int value: 'one'"),
+        (["--only", "20_ablation"], "20_ablation_abdnet"),
+        (["--only", "nothing"], "nothing"),
+        (["--wrokers", "2"], "unrecognized arguments: --wrokers 2"),
+        (["--workers", "0"], "workers"),
+    ],
+)
+def test_wrong_calls_say_one_line_and_write_nothing(arguments, says, tmp_path, capsys):
+    results = tmp_path / "results"
+    if arguments == ["--only", "20_ablation"]:  # a prefix is a fine name: it is only planned here
+        assert run_all.main(["--results", str(results), "--dry-run", *arguments]) == 0
+        assert says in capsys.readouterr().err
+        return
+    try:
+        status = run_all.main(["--results", str(results), *arguments])
+    except SystemExit as stop:  # argparse's own way out
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert says in err and len(err.strip().splitlines()) == 1 and not out
+    assert not results.exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "empty", "no query"])
+def test_wrong_data_roots_say_one_line_and_write_nothing(kind, folder, tmp_path):
+    root = tmp_path / "root"
+    if kind == "file":
+        root.write_text("no folder")
+    elif kind == "empty":
+        root.mkdir()
+    elif kind == "no query":
+        for image in (folder / "query").iterdir():
+            image.unlink()
+        (folder / "query").rmdir()
+        root = folder
+    done = call("--dataset", "folder", "--data-root", root, "--results", tmp_path / "results")
+    assert done.returncode == 2, done.stderr
+    assert str(root) in done.stderr and len(done.stderr.strip().splitlines()) == 1 and not done.stdout
+    assert not (tmp_path / "results").exists()
+
+
+def test_settings_become_python_values():
+    pairs = ["epochs=3", "learning_rate=1e-3", "cam=True", "milestones=(2,4)", "optimizer=sgd"]
+    assert run_all.settings("--set", pairs) == {
+        "epochs": 3,
+        "learning_rate": 1e-3,
+        "cam": True,
+        "milestones": (2, 4),
+        "optimizer": "sgd",
+    }
+
+
+def test_every_step_comes_after_those_it_needs_and_the_plan_holds_every_method_and_seed():
+    study = open_study("full", "synthetic", "anywhere")
+    steps = run_all.steps(study, list(METHODS), [0, 1], "", {}, {})
+    seen = set()
+    for step in steps:
+        assert set(step.needs) <= seen, step.name
+        seen.add(step.name)
+    assert {f"10_train/{method}-seed{seed}" for method in METHODS for seed in (0, 1)} <= seen
+
+
+def test_a_plan_writes_nothing(tmp_path):
+    done = call("--profile", "smoke", "--results", tmp_path / "results", "--data-root", tmp_path / "data", "--dry-run")
+    assert done.returncode == 0
+    assert "10_train/baseline-seed0" in done.stderr and "90_report" in done.stderr
+    assert not (tmp_path / "results").exists() and not (tmp_path / "data").exists()
+
+
+def test_smoke_run_makes_every_figure_and_table_and_a_second_one_nothing(tmp_path):
+    """The one slow test: the whole study in its smallest size, from another working folder, with nothing prepared."""
+    arguments = ("--profile", "smoke", "--results", tmp_path / "results", "--data-root", tmp_path / "data")
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = call(*arguments, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    study = open_study("smoke", "synthetic", tmp_path / "results")
+    index = study.report / "index.html"
+    assert f"Report: {index}" in done.stdout
+
+    for method in PROFILES["smoke"].methods:
+        metrics = json.loads((study.run(method, 0) / "metrics.json").read_text(encoding="utf-8"))
+        assert 0 <= metrics["rank1"] <= metrics["rank5"] <= 1 and 0 < metrics["map"] <= 1
+        assert metrics["rank1_interval"][0] <= metrics["rank1"] <= metrics["rank1_interval"][1]
+        assert metrics["synthetic"] is True and metrics["made_by"]["torch"]
+    figures = {path.stem for path in study.figures.glob("*.png")}
+    assert {
+        "data_samples",
+        "ablation_abdnet",
+        "attention_maps",
+        "class_activation_maps",
+        "ranking_gallery",
+        "overview",
+    } <= figures
+    assert {f"curves_{method}-seed0" for method in PROFILES["smoke"].methods} <= figures
+    tables = {path.stem for path in study.tables.glob("*.csv")}
+    assert {
+        "data_statistics",
+        "reference_points",
+        "ablation_abdnet",
+        "runs",
+        "market1501",
+        "dukemtmc",
+        "msmt17",
+        "pfsa",
+    } <= tables
+    ablation = (study.tables / "ablation_abdnet.csv").read_text(encoding="utf-8")
+    assert "not run" in ablation and "not reproduced" in ablation
+
+    executed = sorted(study.notebooks.rglob("*.ipynb"))
+    assert len(executed) == len(PROFILES["smoke"].methods) + 6
+    for path in executed:
+        outputs = [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
+        assert not any(output.output_type == "error" for output in outputs), path.name
+        warnings = [output.text for output in outputs if output.get("name") == "stderr"]
+        assert not warnings, (path.name, warnings)
+    assert not list(study.root.rglob("*.tmp"))
+
+    assert outside_references(study.report) == []
+    page = index.read_text(encoding="utf-8")
+    assert "synthetic" in page and "no ImageNet weights" in page
+
+    again = call(*arguments, cwd=tmp_path, env=environment)
+    assert again.returncode == 0
+    assert not re.search(r"^(start|failed)", again.stderr, re.MULTILINE), again.stderr
