@@ -161,12 +161,12 @@ def ranking_gallery(
     figure, axes = plt.subplots(
         rows,
         top + 2,
-        figsize=(cell * sum(ratios) + 2.2, (cell * height / width + 0.16) * rows + 0.5),
+        figsize=(cell * sum(ratios) + 2.2, cell * height / width * rows + 0.9),
         width_ratios=ratios,
         squeeze=False,
-        gridspec_kw={"wspace": 0.1, "hspace": 0.12},
+        gridspec_kw={"wspace": 0.1, "hspace": 0.05},
     )
-    figure.subplots_adjust(left=2.2 / (cell * sum(ratios) + 2.2), right=0.99, top=1 - 0.6 / figure.get_figheight(), bottom=0.01)
+    figure.subplots_adjust(left=2.2 / (cell * sum(ratios) + 2.2), right=0.99, top=1 - 0.75 / figure.get_figheight(), bottom=0.01)
     for row in range(rows):
         person, model = divmod(row, len(names))
         axes[row, 1].axis("off")

@@ -50,8 +50,8 @@ def percent(fraction: float | None, interval: Sequence[float] | None = None) -> 
 
 
 def published(value: float) -> str:
-    """A published percentage, or "–" where none was."""
-    return DASH if pd.isna(value) else f"{value:.1f}"
+    """A published percentage with its own one or two decimals, or "–" where none was."""
+    return DASH if pd.isna(value) else f"{value:.2f}".removesuffix("0")
 
 
 def difference(ours: float | None, paper: float) -> str:

@@ -27,7 +27,8 @@ def changed(method: str, other: str | None, **overrides) -> dict:
 def test_every_method_resolves_under_every_profile(method, profile):
     experiment = experiment_for(method, profile=profile, dataset="synthetic", seed=2)
     assert (experiment.method, experiment.profile, experiment.dataset, experiment.seed) == (method, profile, "synthetic", 2)
-    for name, value in PROFILES[profile].settings.items():
+    size = PROFILES[profile]
+    for name, value in {**size.settings, **size.by_family.get(experiment.family, {})}.items():
         assert getattr(experiment, name) == value
     # and comes back from the JSON in which a run keeps it
     assert Experiment(**json.loads(json.dumps(experiment.as_dict()))) == experiment
@@ -150,7 +151,8 @@ def test_profiles_have_the_runs_that_the_design_names():
 
 def test_overrides_win_over_profile_over_method():
     assert experiment_for("gap").learning_rate == 0.1  # the method's
-    assert experiment_for("gap", profile="demo").learning_rate == PROFILES["demo"].settings["learning_rate"]
+    assert experiment_for("baseline", profile="demo").learning_rate == PROFILES["demo"].settings["learning_rate"]
+    assert experiment_for("gap", profile="demo").learning_rate == PROFILES["demo"].by_family["pfsa"]["learning_rate"]
     assert experiment_for("gap", profile="demo", learning_rate=0.02).learning_rate == 0.02
     assert differences("pfsa") == {**METHODS["gap"].by, "parts": 6, "deep_supervision": True, "spatial_attention": "sa2"}
 
@@ -194,7 +196,7 @@ def test_method_dataset_profile_and_seed_are_no_overridable_settings():
         ("pam", "True", "expected bool, got str"),
         ("backbone", True, "expected str, got bool"),
         ("pretrained", 1, "got int"),
-        ("milestones", 20, "expected tuple, got int"),
+        ("milestones", 20, "expected whole numbers above 0, got int"),
         ("milestones", (20.5,), "milestones"),
         ("milestones", (0, 20), "milestones"),
         ("milestones", "20,40", "milestones"),

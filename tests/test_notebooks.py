@@ -36,7 +36,7 @@ def parameters(name):
 
 def test_there_are_notebooks_and_every_step_has_its_own():
     study = Study("full", "synthetic", Path("nowhere/full-synthetic"))
-    steps = run_all.steps(study, list(METHODS), [0, 1], "", {})
+    steps = run_all.steps(study, list(METHODS), [0, 1], "", {}, {})
     assert {step.notebook for step in steps} == set(NOTEBOOKS)
     for step in steps:
         check_parameters(FOLDER / f"{step.notebook}.ipynb", step.parameters)
@@ -95,7 +95,7 @@ def test_parameters_are_commented_literals(name):
 
 def test_notebooks_agree_on_the_parameters_they_share():
     common = set.intersection(*(set(parameters(name)) for name in NOTEBOOKS))
-    assert common == {"profile", "dataset", "data_root", "results"}
+    assert common == {"profile", "dataset", "data_root", "data_options", "results"}
     seen = {}
     for name in NOTEBOOKS:
         for parameter, value in parameters(name).items():
@@ -192,7 +192,7 @@ def test_what_is_announced_is_what_is_saved(name):
 
 def test_what_a_step_produces_is_what_its_notebook_saves():
     study = Study("demo", "synthetic", Path("nowhere/demo-synthetic"))
-    for step in run_all.steps(study, ["gap"], [0], "", {}):
+    for step in run_all.steps(study, ["gap"], [0], "", {}, {}):
         saves = NOTEBOOKS[step.notebook].cells[0].source.partition("*Saves*")[2]
         saves = saves.replace("<method>", "gap").replace("<seed>", "0")
         for file in step.produces:

@@ -65,7 +65,7 @@ def csv_rows(name):
 
 
 def as_printed(text):
-    return f"{float(text):.1f}" if text else DASH
+    return f"{float(text):.2f}".removesuffix("0") if text else DASH
 
 
 # ---------------------------------------------------------------------------------------------------- numbers as text
@@ -76,7 +76,7 @@ def test_percentages_and_differences():
     assert tables.percent(0.8731, (0.84, 0.902)) == "87.3 [84.0, 90.2]"
     assert tables.percent(None) == DASH
     assert tables.percent(1) == "100.0"
-    assert tables.published(88.28) == "88.3" and tables.published(float("nan")) == DASH
+    assert tables.published(88.28) == "88.28" and tables.published(91.5) == "91.5" and tables.published(float("nan")) == DASH
     assert tables.difference(0.873, 88.0) == "-0.7"
     assert tables.difference(0.9, 88.0) == "+2.0"
     assert tables.difference(0.5, float("nan")) == DASH and tables.difference(None, 88.0) == DASH
@@ -185,10 +185,10 @@ def test_pfsa_table_shows_ours_with_and_without_reranking(study):
 def test_reranked_is_compared_with_reranked(study):
     market = on(study, "market1501")
     table = tables.metrics_table(fabricate(market, "pfsa", rank1=0.5, mean_ap=0.25)).set_index("metric")
-    assert table.loc["rank-1"].tolist() == ["60.0 [11.0, 99.0]", "94.7", "-34.7"]
-    assert table.loc["mAP"].tolist() == ["45.0 [12.0, 98.0]", "91.7", "-46.7"]
-    assert table.loc["rank-5", ["paper", "difference"]].tolist() == [DASH, DASH]
-    assert table.loc["mINP"].tolist() == ["12.5", DASH, DASH]
+    assert table.loc["rank-1, re-ranked"].tolist() == ["60.0 [11.0, 99.0]", "94.7", "-34.7"]
+    assert table.loc["mAP, re-ranked"].tolist() == ["45.0 [12.0, 98.0]", "91.7", "-46.7"]
+    assert table.loc["rank-5, re-ranked", ["paper", "difference"]].tolist() == [DASH, DASH]
+    assert table.loc["mINP, re-ranked"].tolist() == ["12.5", DASH, DASH]
     # not published, so nothing to re-rank for
     gap = tables.metrics_table(fabricate(market, "gap+sa1", rank1=0.5)).set_index("metric")
     assert gap.loc["rank-1"].tolist() == ["50.0 [40.0, 60.0]", DASH, DASH]
@@ -198,7 +198,7 @@ def test_abdnets_rows_are_compared_without_reranking(study):
     duke = on(study, "dukemtmc-reid")
     table = tables.metrics_table(fabricate(duke, "baseline+of", rank1=0.9, mean_ap=0.75)).set_index("metric")
     assert table.loc["rank-1"].tolist() == ["90.0 [80.0, 100.0]", "84.9", "+5.1"]
-    assert table.loc["mAP"].tolist() == ["75.0 [70.0, 80.0]", "71.3", "+3.7"]
+    assert table.loc["mAP, re-ranked"].tolist() == ["75.0 [70.0, 80.0]", "71.3", "+3.7"]
     synthetic = tables.metrics_table(fabricate(study, "baseline+of")).set_index("metric")
     assert set(synthetic["paper"]) == set(synthetic["difference"]) == {DASH}
 

@@ -22,6 +22,7 @@ from reidlib.batches import load_images
 from reidlib.config import Experiment, choose, experiment_for
 from reidlib.datasets import load_dataset
 from reidlib.embedding import embed
+from reidlib.fingerprints import code_digest
 from reidlib.models import ReidOutput, model_from_experiment
 from reidlib.results import MissingRunError, Study, read_json
 from reidlib.runs import StaleRunError, finished_runs, load_run
@@ -341,7 +342,11 @@ def test_a_run_leaves_its_files_and_nothing_else(run, reranked_run):
 def test_a_runs_files_agree_with_each_other(run, reranked_run, dataset):
     for one in (run, reranked_run):
         assert read_json(one.folder / "metrics.json") == json.loads(json.dumps(one.metrics))
-        assert read_json(one.folder / "experiment.json") == {"experiment": one.experiment.as_dict(), "data": dataset.fingerprint}
+        assert read_json(one.folder / "experiment.json") == {
+            "experiment": one.experiment.as_dict(),
+            "data": dataset.fingerprint,
+            "code": code_digest("reidlib.training"),
+        }
         assert one.queries["query"].tolist() == [path.name for path in dataset.query.paths]
         assert one.queries["identity"].tolist() == [11, 12, 13, 14]
         assert one.metrics["map"] == pytest.approx(one.queries["average_precision"].mean())
@@ -536,7 +541,7 @@ def test_a_run_set_aside_is_no_run_of_the_study(dataset, cache, tmp_path):
 
 
 def put_a_run(folder: Path, experiment: Experiment, data: str, content: str):
-    training._claim(folder, {"experiment": experiment.as_dict(), "data": data})
+    training._claim(folder, {"experiment": experiment.as_dict(), "data": data, "code": "c"})
     (folder / "metrics.json").write_text(content)
 
 
@@ -636,7 +641,7 @@ def test_the_command_that_makes_a_missing_run_is_one(tmp_path, folder):
     options = parsed(str(error.value))
     assert (options.profile, options.dataset, options.methods, options.seeds) == ("smoke", "synthetic", ["baseline+pam"], [2])
     assert Path(options.results) == study.root.parent
-    chosen = run_all.select(run_all.steps(study, options.methods, options.seeds, "", {}), options.only)
+    chosen = run_all.select(run_all.steps(study, options.methods, options.seeds, "", {}, {}), options.only)
     assert [step.name for step in chosen] == ["10_train/baseline+pam-seed2"]
 
 
