@@ -27,6 +27,7 @@ CLAIM = (
     "Parameter-Free Spatial Attention claims that weighting places by their summed response spreads activation over the body. "
     "Every figure and table here is made again from the runs listed below."
 )
+PUBLISHED = ("data/paper",)  # the papers' numbers: a table is made again when one of them is corrected
 
 
 def steps(study: Study, methods: list[str], seeds: list[int], data_root: str, data_options: dict, overrides: dict) -> list[Step]:
@@ -39,6 +40,7 @@ def steps(study: Study, methods: list[str], seeds: list[int], data_root: str, da
         place,
         produces=("tables/data_statistics.csv", "tables/reference_points.csv", "figures/data_samples.png"),
         weight=0.3,
+        reads=(data_root,) if data_root and study.dataset != "synthetic" else (),  # other images there: everything is done again
     )
     training = {
         (method, seed): Step(
@@ -49,6 +51,7 @@ def steps(study: Study, methods: list[str], seeds: list[int], data_root: str, da
             produces=(f"runs/{method}-seed{seed}/metrics.json", f"figures/curves_{method}-seed{seed}.png"),
             weight=_weight(experiment_for(method, profile=study.profile, **overrides)),
             title=f"{METHODS[method].title}, seed {seed}",
+            reads=PUBLISHED,
         )
         for seed in seeds
         for method in methods
@@ -57,7 +60,8 @@ def steps(study: Study, methods: list[str], seeds: list[int], data_root: str, da
     def shows(notebook: str, needed: list[str], *produces: str) -> Step:
         """A notebook that shows runs of the first seed, as far as they are part of this call."""
         needs = [training[method, seeds[0]].name for method in needed if (method, seeds[0]) in training]
-        return Step(notebook, notebook, {**place, "seed": seeds[0]}, needs=("01_data", *needs), produces=produces, weight=0.1)
+        parameters = {**place, "seed": seeds[0]}
+        return Step(notebook, notebook, parameters, ("01_data", *needs), produces, weight=0.1, reads=PUBLISHED)
 
     return [
         data,
@@ -179,7 +183,8 @@ def main(arguments: list[str] | None = None) -> int:
         study = open_study(options.profile, options.dataset, options.results)
         data_root = absolute(options.data_root) if options.data_root else ""
         if options.dataset != "synthetic":
-            study_dataset(study, data_root, data_options)  # a wrong folder is found out here, before anything is written
+            # A wrong folder is found out here, before anything is written.
+            data_root = str(study_dataset(study, data_root, data_options).root)
         else:
             synthetic_options(study, data_options)
             if data_root and Path(data_root).is_file():

@@ -108,6 +108,13 @@ def test_every_step_comes_after_those_it_needs_and_the_plan_holds_every_method_a
     assert {f"10_train/{method}-seed{seed}" for method in METHODS for seed in (0, 1)} <= seen
 
 
+def test_steps_depend_on_the_images_and_on_the_published_numbers(folder):
+    data, *others = run_all.steps(open_study("demo", "folder", "anywhere"), ["gap"], [0], str(folder), {}, {})
+    assert data.reads == (str(folder),)
+    assert all(step.reads == ("data/paper",) and "01_data" in step.needs for step in others)
+    assert (REPOSITORY / "data/paper/pfsa_table1.csv").is_file()
+
+
 def test_a_plan_writes_nothing(tmp_path):
     done = call("--profile", "smoke", "--results", tmp_path / "results", "--data-root", tmp_path / "data", "--dry-run")
     assert done.returncode == 0
