@@ -10,7 +10,9 @@ a convolution's weight (out × rest). Where paper and released code differ, the 
     O.F.             β·(λ₁ − λ₂)                                          β·(λ₁ − λ₂)²
     O.W.             β·10·(λ₁ − λ₂)²                                      β·(λ₁ − λ₂)²
 
-F Fᵀ is never formed: every product with it is F(Fᵀv), two passes over F. All of it runs in float32, under autocast too.
+F Fᵀ is never formed: every product with it is F(Fᵀv), two passes over F. All of it runs in float32, under autocast too. The
+released estimate has a gradient of its own (`_OneStepSpread`), and maps and weights are read in the order in which memory holds
+them, channels_last or not, without a copy: F Fᵀ does not depend on the order of F's columns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +21,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from reidlib.errors import ReidError
 from reidlib.models.backbone import ReidNetwork
@@ -80,28 +83,70 @@ def spectral_spread(matrices: Tensor, starts: Starts, *, estimator: Estimator = 
     if iterations < 1:
         raise ReidError(f"iterations is {iterations}: power iteration needs at least 1 step.")
     with torch.autocast(matrices.device.type, enabled=False):
-        f = matrices.float()  # (B, C, N)
-        start_largest, start_smallest = (_unit(start.to(f)) for start in starts)
+        f = matrices.to(torch.promote_types(matrices.dtype, torch.float32))  # (B, C, N)
+        if f.shape[1] == 1:  # one eigenvalue has no spread, and X − λ₁I is nothing but rounding
+            return 0 * f.sum((1, 2))
+        # Vectors are rows, (B, 1, C) or (B, 1, N), from here on: CPU libraries multiply thin columns several times slower.
+        start_largest, start_smallest = (_unit(start.to(f).mT) for start in starts)
 
         def gram(v: Tensor) -> Tensor:
-            return f @ (f.mT @ v)  # (B, C, 1)
+            return v @ f @ f.mT  # (B, 1, C)
 
         if estimator == "norm_ratio":
             largest = _norm_ratio(gram, start_largest, iterations)  # (B, 1, 1)
             return _norm_ratio(lambda v: gram(v) - largest * v, start_smallest, iterations).flatten()
+        if iterations == 1:
+            return _OneStepSpread.apply(f, torch.cat([start_largest, start_smallest], 1))
 
         def rayleigh(p: Tensor) -> Tensor:
-            return (f.mT @ p).square().sum((1, 2), keepdim=True) / p.square().sum((1, 2), keepdim=True).clamp_min(_TINY)
+            return (p @ f).square().sum(2, keepdim=True) / p.square().sum(2, keepdim=True).clamp_min(_TINY)
 
-        first = gram(torch.cat([start_largest, start_smallest], 2))  # (B, C, 2): both start vectors in the same passes over F
-        p = _unit(first[..., :1])
-        for _ in range(iterations - 1):
+        p = start_largest
+        for _ in range(iterations):
             p = _unit(gram(p))
         largest = rayleigh(p)  # (B, 1, 1)
-        p = _unit(first[..., 1:] - largest * start_smallest)
-        for _ in range(iterations - 1):
+        p = start_smallest
+        for _ in range(iterations):
             p = _unit(gram(p) - largest * p)
         return (largest - rayleigh(p)).flatten()
+
+
+class _OneStepSpread(torch.autograd.Function):
+    """`spectral_spread` after one Rayleigh step. f: F (B, C, N); starts: (B, 2, C), s₁ and s₂ as unit rows → (B,).
+
+    With λᵢ = ‖Fᵀpᵢ‖² / ‖pᵢ‖², p₁ = Xs₁, p₂ = Xs₂ − λ₁s₂, p̂ = p / ‖p‖ and hᵢ = ∂λᵢ/∂pᵢ = 2 (Xp̂ᵢ − λᵢp̂ᵢ) / ‖pᵢ‖, the spread
+    S = λ₁ − λ₂ has ∂S/∂λ₂ = −1 and, as p₂ depends on λ₁, ∂S/∂λ₁ = 1 + h₂ᵀs₂. Call them dᵢ; then with aᵢ = dᵢhᵢ
+
+        ∂S/∂F = Σᵢ 2dᵢ p̂ᵢ(Fᵀp̂ᵢ)ᵀ + aᵢ(Fᵀsᵢ)ᵀ + sᵢ(Fᵀaᵢ)ᵀ
+
+    a product of C × 6 and 6 × N that is written once. Its factors are made in forward, while F is in the cache; they are all that
+    is kept for backward, so a bfloat16 map's float32 copy is not. No gradient flows to the start vectors.
+    """
+
+    @staticmethod
+    def forward(ctx, f: Tensor, starts: Tensor) -> Tensor:
+        start_smallest = starts[:, 1:]
+        t = starts @ f  # (B, 2, N), rows Fᵀsᵢ
+        g = t @ f.mT  # (B, 2, C), rows Xsᵢ
+        p1, z1, largest, norm1 = _quotient(f, g[:, :1])
+        p2, z2, smallest, norm2 = _quotient(f, g[:, 1:] - largest * start_smallest)
+        p, z = torch.cat([p1, p2], 1), torch.cat([z1, z2], 1)  # (B, 2, C), (B, 2, N)
+        h = 2 * (z @ f.mT - torch.cat([largest, smallest], 1) * p) / torch.cat([norm1, norm2], 1)  # (B, 2, C)
+        slope = 1 + (h[:, 1:] * start_smallest).sum(2, keepdim=True)  # (B, 1, 1)
+        d = torch.cat([slope, -torch.ones_like(slope)], 1)  # (B, 2, 1)
+        a = d * h
+        ctx.save_for_backward(torch.cat([2 * d * p, a, starts], 1), torch.cat([z, t, a @ f], 1))
+        ctx.by_columns = f.stride(1) == 1
+        return (largest - smallest).flatten()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        left, right = ctx.saved_tensors  # (B, 6, C), (B, 6, N)
+        left = gradient[:, None, None] * left
+        with torch.autocast(left.device.type, enabled=False):
+            # in F's own memory order, so that adding it to another gradient of F reads both straight through
+            return (right.mT @ left).mT if ctx.by_columns else left.mT @ right, None
 
 
 def orthogonality_features(
@@ -113,6 +158,7 @@ def orthogonality_features(
     iterations: int = 1,
     starts: Mapping[str, Sequence[Starts]] | None = None,
     generator: torch.Generator | None = None,
+    smaller_side: bool = False,
 ) -> Tensor:
     """O.F., the penalty on feature maps (ABD-Net, section 3.3) → scalar. feature_maps: position → maps (B, C, H, W).
 
@@ -120,6 +166,10 @@ def orthogonality_features(
     those of `FEATURE_POSITIONS` that the network has; others are ignored. `squared`, `estimator` and `iterations` switch
     between the released form (defaults) and the paper's (True, "norm_ratio", several). Start vectors are standard normal, drawn
     from `generator` or the global one unless given: position → one pair of (B, C, 1) per map.
+
+    With C > N, as in the attentive branch (1024 × 96), F Fᵀ is rank deficient, so its smallest eigenvalue is 0 whatever the
+    features are. `smaller_side` takes FᵀF there, whose N eigenvalues are those of F Fᵀ that can differ from 0; start vectors are
+    (B, N, 1) then. Neither paper nor released code does so.
     """
     positions = [position for position in FEATURE_POSITIONS if position in feature_maps]
     if not positions:
@@ -131,8 +181,14 @@ def orthogonality_features(
     for position in positions:
         maps = feature_maps[position]
         for index, feature_map in enumerate(maps):
-            f = feature_map.flatten(2)  # (B, C, H·W)
-            pair = starts[position][index] if starts is not None else _draw_starts(f, generator, torch.randn)
+            f = _as_matrices(feature_map)  # (B, C, H·W)
+            if smaller_side and f.shape[1] > f.shape[2]:
+                f = f.mT
+            pair = (
+                starts[position][index]
+                if starts is not None
+                else _draw_starts((*f.shape[:2], 1), f.device, generator, torch.randn)
+            )
             spread = spectral_spread(f, pair, estimator=estimator, iterations=iterations)  # (B,)
             spread = spread.square() if squared else spread
             total = total + FEATURE_POSITIONS[position] / len(maps) * spread.sum() * REFERENCE_BATCH / len(feature_map)
@@ -153,8 +209,8 @@ def orthogonality_weights(
     """O.W., the penalty on convolution weights (ABD-Net, section 3.3) → scalar. weights: (out, in, kh, kw) each.
 
     weight · factor · Σ over weights of spread², each weight reshaped to out × rest. The paper's form is factor 1, "norm_ratio",
-    several iterations. Weights of equal shape go through together. Start vectors are uniform in [0, 1), drawn from `generator`
-    or the global one unless given: one pair of (out, 1) per weight. `orthogonality_targets` picks the weights.
+    several iterations. Weights of equal shape go through together (on a GPU). Start vectors are uniform in [0, 1), drawn from
+    `generator` or the global one unless given: one pair of (out, 1) per weight. `orthogonality_targets` picks the weights.
     """
     if not weights:
         raise ReidError("orthogonality_weights was given no weights: pass orthogonality_targets(network).")
@@ -163,12 +219,20 @@ def orthogonality_weights(
         by_shape.setdefault(tensor.shape, []).append(index)
     total = 0.0
     for members in by_shape.values():
-        f = torch.stack([weights[i].flatten(1) for i in members])  # (G, out, rest)
+        matrices = [_in_memory_order(weights[i]).flatten(1) for i in members]  # G × (out, rest)
         if starts is None:
-            pair = _draw_starts(f, generator, torch.rand)
+            pair = _draw_starts((len(members), len(matrices[0]), 1), matrices[0].device, generator, torch.rand)
         else:
-            pair = tuple(torch.stack([starts[i][which] for i in members]) for which in (0, 1))
-        spread = spectral_spread(f, pair, estimator=estimator, iterations=iterations)  # (G,)
+            pair = tuple(torch.stack([starts[i][which] for i in members]) for which in (0, 1))  # (G, out, 1) each
+        # One batch saves a GPU launches. A CPU would first copy the weights (154 MB for ABD-Net) and then go through batches that
+        # do not fit its cache: one by one is slightly faster there.
+        batches = [torch.stack(matrices)] if matrices[0].is_cuda else [matrix[None] for matrix in matrices]
+        parts = zip(*(start.split(len(batches[0])) for start in pair), strict=True)
+        spreads = [
+            spectral_spread(batch, part, estimator=estimator, iterations=iterations)
+            for batch, part in zip(batches, parts, strict=True)
+        ]
+        spread = torch.cat(spreads)  # (G,)
         total = total + (spread.square() if squared else spread).sum()
     return weight * factor * total
 
@@ -193,21 +257,38 @@ def orthogonality_targets(network: ReidNetwork, *, reach: Literal["stem", "backb
     return [weight for part in network.trunk_modules() for weight in walk(part)]
 
 
+def _in_memory_order(x: Tensor) -> Tensor:
+    """x (B, C, …) with its channels moved to the end if it is channels_last: flattening what stands after B is then no copy."""
+    return x.movedim(1, -1) if x.stride(1) == 1 else x
+
+
+def _as_matrices(x: Tensor) -> Tensor:
+    """(B, C, H, W) → (B, C, H·W), a view of x where it is contiguous or channels_last."""
+    return x.movedim(1, -1).flatten(1, -2).mT if x.stride(1) == 1 else x.flatten(2)
+
+
 def _unit(v: Tensor) -> Tensor:
-    """v over its norm, (B, C, 1). Both estimates ignore v's scale, so the norm needs no gradient; it prevents overflow."""
-    return v / v.detach().norm(dim=1, keepdim=True).clamp_min(_TINY)
+    """v over its norm, (B, 1, C). Both estimates ignore v's scale, so the norm needs no gradient; it prevents overflow."""
+    return v / v.detach().norm(dim=2, keepdim=True).clamp_min(_TINY)
+
+
+def _quotient(f: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """p̂ (B, 1, C), Fᵀp̂ (B, 1, N), the Rayleigh quotient of F Fᵀ at p and the norm of p, (B, 1, 1) each. p: (B, 1, C)."""
+    norm = p.norm(dim=2, keepdim=True).clamp_min(_TINY)
+    p = p / norm
+    z = p @ f
+    return p, z, z.square().sum(2, keepdim=True), norm
 
 
 def _norm_ratio(product, q: Tensor, iterations: int) -> Tensor:
-    """‖q‖ / ‖p‖ after `iterations` times p ← Xq, q ← Xp, `product` being v → Xv. q: (B, C, 1) → (B, 1, 1)."""
+    """‖q‖ / ‖p‖ after `iterations` times p ← Xq, q ← Xp, `product` being v → Xv. q: (B, 1, C) → (B, 1, 1)."""
     for _ in range(iterations):
         p = _unit(product(_unit(q)))
         q = product(p)
-    return q.norm(dim=1, keepdim=True) / p.norm(dim=1, keepdim=True).clamp_min(_TINY)
+    return q.norm(dim=2, keepdim=True) / p.norm(dim=2, keepdim=True).clamp_min(_TINY)
 
 
-def _draw_starts(f: Tensor, generator: torch.Generator | None, distribution) -> Starts:
-    """Two start vectors (B, C, 1) for f (B, C, N), drawn on the generator's device (f's if there is none) in float32."""
-    device = f.device if generator is None else generator.device
-    shape = (*f.shape[:2], 1)
-    return tuple(distribution(shape, generator=generator, device=device).to(f.device) for _ in range(2))
+def _draw_starts(shape: tuple[int, int, int], device: torch.device, generator: torch.Generator | None, distribution) -> Starts:
+    """Two start vectors (B, C, 1) on `device`, drawn on the generator's device (that one if there is none) in float32."""
+    drawn_on = device if generator is None else generator.device
+    return tuple(distribution(shape, generator=generator, device=drawn_on).to(device) for _ in range(2))

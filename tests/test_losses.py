@@ -7,6 +7,8 @@ import torch
 from conftest import golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from reidlib.errors import ReidError
 from reidlib.losses import (
@@ -173,6 +175,156 @@ def test_one_step_by_hand():
     assert spectral_spread(f, (ones, ones)).item() == pytest.approx(65 / 17 - 260 / 257, rel=1e-5)
 
 
+def layouts(f):
+    """f (B, C, N) as contiguous maps lie in memory and as channels_last ones do."""
+    return f, f.mT.contiguous().mT
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(2, 20), st.integers(1, 20), st.booleans())
+def test_own_gradient_equals_autograd(seed, batch, channels, positions, by_columns):
+    """The one-step estimate's analytic gradient against autograd through F Fᵀ written out, through λ₁ too."""
+    generator = torch.Generator().manual_seed(seed)
+    f = layouts(torch.randn(batch, channels, positions, generator=generator, dtype=torch.float64))[by_columns].requires_grad_()
+    starts = tuple(torch.randn(batch, channels, 1, generator=generator, dtype=torch.float64) for _ in range(2))
+    spread, expected = spectral_spread(f, starts), dense_spread(f, starts, "rayleigh", 1)
+    torch.testing.assert_close(spread, expected, rtol=1e-6, atol=1e-8)
+    weights = torch.randn(batch, generator=generator, dtype=torch.float64)
+    gradient, expected = (torch.autograd.grad((s * weights).sum(), f)[0] for s in (spread, expected))
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-6 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 7), (2, 7, 3), (1, 5, 5), (3, 2, 1)])
+@pytest.mark.parametrize("by_columns", [False, True])
+def test_own_gradient_equals_finite_differences(shape, by_columns):
+    f = layouts(torch.randn(shape, dtype=torch.float64))[by_columns].requires_grad_()
+    starts = tuple(torch.randn(*shape[:2], 1, dtype=torch.float64) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda f: spectral_spread(f, starts).square(), f)
+
+
+@pytest.mark.parametrize("estimator", ["rayleigh", "norm_ratio"])
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_one_channel_has_no_spread(estimator, iterations):
+    f = torch.randn(4, 1, 9).requires_grad_()
+    starts = tuple(torch.randn(4, 1, 1) for _ in range(2))
+    spread = spectral_spread(f, starts, estimator=estimator, iterations=iterations)
+    spread.sum().backward()
+    assert not spread.any() and not f.grad.any()
+
+
+class LargestMade(TorchDispatchMode):
+    """Elements of the largest tensor that operations inside make, views of the inputs apart."""
+
+    def __init__(self, *inputs):
+        super().__init__()
+        self.storages, self.elements = {x.untyped_storage().data_ptr() for x in inputs}, 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in self.storages:
+                self.elements = max(self.elements, x.numel())
+        return result
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_neither_gram_matrix_nor_copy_is_made(memory_format):
+    """Of F's C × N or its Gram matrix's C² elements nothing is made: the largest are the gradient's factors, 6 × N."""
+    stripe = torch.randn(1, 64, 24, 8).to(memory_format=memory_format).chunk(2, 2)[0].requires_grad_()  # 64 × 96
+    weights = [torch.randn(64, 12, 3, 3).to(memory_format=memory_format).requires_grad_() for _ in range(2)]  # 64 × 108
+    if memory_format == torch.channels_last:  # the half of a contiguous map is no matrix in memory
+        with LargestMade(stripe) as made:
+            orthogonality_features({"after": [stripe]})
+        assert made.elements == 6 * 96
+    with LargestMade(*weights) as made:
+        orthogonality_weights(weights)
+    assert made.elements == 6 * 108
+
+
+def test_memory_format_changes_nothing():
+    """Same penalty and gradient for contiguous and channels_last maps and weights, the gradient in the input's own layout."""
+    base, pair = torch.randn(2, 16, 6, 4), (torch.randn(2, 16, 1), torch.randn(2, 16, 1))
+    kernels = [torch.randn(8, 16, 3, 3), torch.randn(8, 16, 3, 3), torch.randn(12, 16, 1, 1)]
+    starts = [(torch.rand(len(k), 1), torch.rand(len(k), 1)) for k in kernels]
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        inputs = [x.clone(memory_format=memory_format).requires_grad_() for x in (base, *kernels)]
+        penalties = (
+            orthogonality_features({"after": inputs[:1]}, starts={"after": [pair]}),
+            orthogonality_weights(inputs[1:], starts=starts),
+        )
+        gradients = torch.autograd.grad(sum(penalties), inputs)
+        assert all(g.is_contiguous(memory_format=memory_format) for g in gradients)
+        results.append((*penalties, *gradients))
+    for contiguous, channels_last in zip(*results, strict=True):
+        torch.testing.assert_close(channels_last, contiguous, rtol=1e-4, atol=1e-5 * contiguous.abs().max().item())
+
+
+def test_together_equals_one_by_one():
+    """Whether matrices go through in one batch (GPU) or on their own (CPU) makes no difference."""
+    f, starts = torch.randn(5, 12, 30), (torch.rand(5, 12, 1), torch.rand(5, 12, 1))
+    alone = [spectral_spread(f[i : i + 1], tuple(s[i : i + 1] for s in starts)) for i in range(5)]
+    torch.testing.assert_close(torch.cat(alone), spectral_spread(f, starts), rtol=1e-5, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_equals_cpu():
+    """The batches of a GPU give the loop's numbers from the same draws."""
+    weights = [torch.randn(shape) for shape in ((8, 4, 3, 3), (6, 8, 1, 1), (8, 4, 3, 3))]
+    values = []
+    for device in ("cpu", "cuda"):
+        moved = [w.to(device).requires_grad_() for w in weights]
+        penalty = orthogonality_weights(moved, generator=torch.Generator().manual_seed(3))
+        values.append([x.cpu() for x in (penalty.detach(), *torch.autograd.grad(penalty, moved))])
+    for on_cpu, on_gpu in zip(*values, strict=True):
+        torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-4 * on_cpu.abs().max().item())
+
+
+def test_smaller_side_by_hand():
+    """F = diag(2, 1) over a row of zeros: FᵀF = diag(4, 1), so the numbers of `test_one_step_by_hand`; starts have N entries."""
+    f = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])[None, :, :, None]  # (1, 3, 2, 1)
+    starts = {"after": [(torch.ones(1, 2, 1), torch.ones(1, 2, 1))]}
+    penalty = orthogonality_features({"after": [f]}, weight=1 / 32, starts=starts, smaller_side=True)
+    assert penalty.item() == pytest.approx(65 / 17 - 260 / 257, rel=1e-5)
+    wide = f.mT.reshape(1, 2, 3, 1)  # C ≤ N: nothing to choose
+    values = [orthogonality_features({"after": [wide]}, starts=starts, smaller_side=smaller).item() for smaller in (False, True)]
+    assert values[0] == values[1]
+
+
+@pytest.mark.parametrize("estimator", ["rayleigh", "norm_ratio"])
+def test_smaller_side_finds_the_smallest_eigenvalue_that_can_differ_from_zero(estimator):
+    """Singular values 3, 2, 1 of a 9 × 3 map: spread 9 − 1 there and 9 − 0 as released."""
+    left, right = (torch.linalg.qr(torch.randn(n, n)).Q for n in (9, 3))
+    f = left[:, :3] @ torch.diag(torch.tensor([3.0, 2.0, 1.0])) @ right
+    for smaller_side, gram in ((True, f.mT @ f), (False, f @ f.mT)):
+        eigenvalues = torch.linalg.eigvalsh(gram)
+        penalty = orthogonality_features(
+            {"after": [f[None, :, :, None]]}, weight=1 / 32, estimator=estimator, iterations=80, smaller_side=smaller_side
+        )
+        torch.testing.assert_close(penalty, eigenvalues[-1] - eigenvalues[0], rtol=1e-4, atol=0)
+
+
+def test_penalties_under_compile():
+    """Both in one graph without a break: same values and gradients. aot_eager needs no C++ compiler."""
+    weights = [torch.randn(s).requires_grad_() for s in ((8, 4, 3, 3), (6, 8, 1, 1), (8, 4, 3, 3))]
+    maps = [torch.randn(2, 8, 6, 4).to(memory_format=torch.channels_last).requires_grad_() for _ in range(2)]
+    weight_starts = [(torch.rand(len(w), 1), torch.rand(len(w), 1)) for w in weights]
+    map_starts = [(torch.randn(2, 8, 1), torch.randn(2, 8, 1)) for _ in maps]
+
+    def penalties(weights, maps):
+        return orthogonality_weights(weights, starts=weight_starts), orthogonality_features(
+            {"cam": maps}, weight=1.0, starts={"cam": map_starts}
+        )
+
+    def with_gradients(function):
+        values = function(weights, maps)
+        return *values, *torch.autograd.grad(sum(values), weights + maps)
+
+    compiled = torch.compile(penalties, backend="aot_eager", fullgraph=True)
+    for actual, expected in zip(with_gradients(compiled), with_gradients(penalties), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
 def test_feature_penalty_adds_up():
     """Stripes are averaged, positions summed (`intermediate` × 0.01), and the batch scaled to 32 images."""
     a, b, c = (torch.randn(2, 4, 3, 2) for _ in range(3))
@@ -215,20 +367,42 @@ def test_starts_are_drawn_from_the_named_distributions():
     torch.testing.assert_close(same, orthogonality_weights([weight], starts=[uniform]))
     assert orthogonality_weights([weight]) != orthogonality_weights([weight])  # without one, from the global state
 
+    mixed, drawn = [torch.randn(s, 4, 1, 1) for s in (6, 5, 6)], generator()  # equal shapes draw together, first shape first
+    sixes, fives = ([torch.rand(count, size, 1, generator=drawn) for _ in range(2)] for count, size in ((2, 6), (1, 5)))
+    starts = [tuple(s[index] for s in pair) for pair, index in ((sixes, 0), (fives, 0), (sixes, 1))]
+    same = orthogonality_weights(mixed, generator=generator())
+    torch.testing.assert_close(same, orthogonality_weights(mixed, starts=starts))
 
-def test_penalties_run_in_float32_under_autocast():
-    x, pair = torch.randn(2, 16, 6, 4), (torch.randn(2, 16, 1), torch.randn(2, 16, 1))
-    expected = orthogonality_features({"after": [x]}, starts={"after": [pair]})
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_penalties_run_in_float32_under_autocast(dtype):
+    """Forward and backward, whatever the maps' type; the gradient comes back in that type."""
+    x = torch.randn(2, 16, 6, 4).to(dtype).requires_grad_()
+    weight = torch.randn(16, 8, 3, 3).requires_grad_()
+    pairs = [(torch.randn(2, 16, 1), torch.randn(2, 16, 1)), (torch.rand(16, 1), torch.rand(16, 1))]
+
+    def penalty(feature_map):
+        features = orthogonality_features({"after": [feature_map]}, starts={"after": pairs[:1]})
+        return features + orthogonality_weights([weight], starts=pairs[1:])
+
+    wide = x.detach().float().requires_grad_()
+    expected = penalty(wide)
+    expected_gradients = torch.autograd.grad(expected, (wide, weight))
     with torch.autocast("cpu", torch.bfloat16):
-        penalty = orthogonality_features({"after": [x]}, starts={"after": [pair]})
-    torch.testing.assert_close(penalty, expected, rtol=1e-6, atol=0)
+        actual = penalty(x)
+        gradients = torch.autograd.grad(actual, (x, weight))
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
+    assert [g.dtype for g in gradients] == [dtype, torch.float32]
+    torch.testing.assert_close(gradients[0], expected_gradients[0].to(dtype))
+    torch.testing.assert_close(gradients[1], expected_gradients[1])
 
 
 @pytest.mark.parametrize("estimator", ["rayleigh", "norm_ratio"])
-@pytest.mark.parametrize("scale", [0.0, 1e6])
-def test_extreme_maps_have_finite_penalties(scale, estimator):
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("scale", [0.0, 1e-20, 1e6])
+def test_extreme_maps_have_finite_penalties(scale, iterations, estimator):
     x = (scale * torch.rand(1, 8, 4, 4)).requires_grad_()
-    penalty = orthogonality_features({"after": [x]}, estimator=estimator, iterations=3)
+    penalty = orthogonality_features({"after": [x]}, estimator=estimator, iterations=iterations)
     penalty.backward()
     assert penalty.isfinite()
     assert x.grad.isfinite().all()
