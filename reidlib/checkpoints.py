@@ -8,23 +8,17 @@ Our names differ from theirs. What a released file holds beyond that is dealt wi
 - BN without `num_batches_tracked` (written by PyTorch before 0.4.1): it counts batches, which nothing here uses.
 """
 
+import hashlib
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from reidlib.errors import ReidError
 from reidlib.models import ABDNet, PFSANet, ReidNetwork
-from reidlib.models.backbone import UNREADABLE, describe_mismatch
-
-
-class CheckpointError(ReidError):
-    """A checkpoint that cannot be read, or that does not fit the network."""
-
+from reidlib.models.backbone import describe_mismatch
+from reidlib.torch_files import CheckpointError, read_torch_file
 
 # Released name → ours. Each pattern matches a whole key up to the layer's own `.weight`, `.gamma`, …; branches of ABD-Net are
 # written `global` and `abd` once it is known which is which.
@@ -57,29 +51,36 @@ _ABDNET = (
     (_HEAD + r"\.attention_module", r"attentive_branch.heads.\1.module"),
     (_HEAD + r"\.attention_module\.(query|key|value)_conv", r"attentive_branch.heads.\1.module.\2"),
 )
+_CLASSIFIER = r"classifiers?(\.[\w]+)?\.weight$|(^|\.)instance(\d|_layer[1-3])\.weight$"  # in their names and in ours
 _ABDNET_UNUSED_WITHOUT_ATTENTION = r"abd\.1\.(before_module|sum_conv)\..+"
 
 
 def load_released_checkpoint(
-    model: ReidNetwork, path_or_state_dict: str | Path | Mapping[str, Tensor], *, drop_classifiers: bool = False
+    model: ReidNetwork,
+    path_or_state_dict: str | Path | Mapping[str, Tensor],
+    *,
+    drop_classifiers: bool = False,
+    source: str = "The state dict",
 ) -> ReidNetwork:
     """Fill `model` from a released checkpoint (a file, what such a file holds, or its state dict) and return it.
 
+    A state dict that already has our names (a `model.pt` of this study) is taken as it is.
+
     drop_classifiers: leave the classifiers as they are, so that the number of identities may differ.
+    source: what errors call a state dict that is given itself.
 
     Raises:
         CheckpointError: the file cannot be read, or a key is missing, left over or of another shape; the message lists them all.
     """
     if isinstance(path_or_state_dict, (str, Path)):
-        source, content = str(path_or_state_dict), _read(Path(path_or_state_dict))
+        source, content = str(path_or_state_dict), read_torch_file(Path(path_or_state_dict))
     else:
-        source, content = "The state dict", path_or_state_dict
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{source} holds no state dict (names to tensors), neither itself nor under 'state_dict'.")
+        content = path_or_state_dict
+    state = state_dict_in(content, source)
     given, wanted = released_state_dict_to_ours(model, state), model.state_dict()
-    if drop_classifiers:
-        given, wanted = ({n: value for n, value in side.items() if "classifier" not in n} for side in (given, wanted))
+    if drop_classifiers:  # those that both have: a head too many or too few is a mismatch still
+        both = {name for name in wanted if name in given and "classifier" in name}
+        given, wanted = ({name: side[name] for name in side if name not in both} for side in (given, wanted))
     problems = describe_mismatch(given, wanted)
     if problems:
         raise CheckpointError(
@@ -88,6 +89,33 @@ def load_released_checkpoint(
         )
     model.load_state_dict(given, strict=not drop_classifiers)  # all names were compared above
     return model
+
+
+def state_dict_in(content: object, source: str) -> Mapping[str, Tensor]:
+    """The state dict that a file's content is, or holds under 'state_dict'; CheckpointError if neither."""
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{source} holds no state dict (names to tensors), neither itself nor under 'state_dict'.")
+    return state
+
+
+def classes_in(content: object, source: str) -> int:
+    """The number of people that the classifiers of a checkpoint tell apart; CheckpointError where none can be found."""
+    sizes = {len(value) for name, value in state_dict_in(content, source).items() if re.search(_CLASSIFIER, name)}
+    if len(sizes) != 1:
+        found = ", ".join(map(str, sorted(sizes))) or "no classifier"
+        raise CheckpointError(
+            f"{source} should have classifiers of one size, but has {found}: is it one of these networks' files?"
+        )
+    return sizes.pop()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a checkpoint's file; CheckpointError where there is none."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is no file: pass the path of a released .pth.tar, not unpacked.")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def released_state_dict_to_ours(model: ReidNetwork, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -145,18 +173,3 @@ def _merge_shallow_cam(state: dict[str, Tensor]) -> dict[str, Tensor]:
             if not torch.equal(merged.setdefault(first, value), value):
                 raise CheckpointError(f"The checkpoint's {name} and {first} should be copies of each other but differ.")
     return merged
-
-
-def _read(path: Path) -> object:
-    """What torch.save put into a file. Only tensors and plain values are read, numpy scalars (a saved score) among them."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} is no file: pass the path of a released .pth.tar, not unpacked.")
-    scalars = [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    dtypes = [np.dtype, *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64))]
-    try:
-        with torch.serialization.safe_globals([*scalars, *dtypes]), warnings.catch_warnings():
-            # Files saved by Python 2 hold raw bytes in strings. torch passes `encoding` on, though it warns that it does not.
-            warnings.filterwarnings("ignore", message="pickle_load_args only works", category=UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
-    except UNREADABLE as error:
-        raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint ({error!r}): download the file again.") from error

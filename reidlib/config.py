@@ -1,8 +1,9 @@
 """What is run: `Experiment` (every setting of one run), `METHODS` (every row of every table, each as a small difference
-from another row) and `PROFILES` (how large the study is).
+from another row), `VARIANTS` (a row with one switch between paper and released code thrown) and `PROFILES` (how large the study
+is).
 
-Settings are resolved in four layers, later ones winning: the defaults of `Experiment` → the method's chain of differences →
-the profile → the caller's overrides. Numbers without a comment are those of the papers' released code.
+Settings are resolved in layers, later ones winning: the defaults of `Experiment` → the method's chain of differences → the
+profile → a variant's side → the caller's overrides. Numbers without a comment are those of the papers' released code.
 """
 
 import difflib
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from reidlib.errors import ReidError
+from reidlib.switches import SIDES, SWITCHES, Switch
 
 
 class ConfigError(ReidError):
@@ -45,6 +47,9 @@ class Experiment:
     cam: bool = False  # channel attention
     shallow_cam: bool = False  # channel attention on layer1's output
     cam_most_similar_first: bool = False  # False: the most similar channels get the least weight, as released
+    before_head: bool = True  # the plain path passes through a head too, as released; False: a straight line, as drawn
+    attention_per_stripe: bool = True  # as released; False: on the whole map, which is cut into stripes after it, as drawn
+    branch_order: str = "global-first"  # global-first | attentive-first: also the embedding's order
     embedding_dim: int = 1024
     reduced_dim: int = 1024
     head_dim: int = 512
@@ -54,7 +59,9 @@ class Experiment:
     deep_supervision: bool = False
     spatial_attention: str = "none"  # none | sa1 (final map) | sa2 (deep supervision) | sa1+sa2
     sa_normalization: str = "sum"  # sum: channel mean over its sum, as released; softmax: as the paper writes
-    feature_dim: int = 256  # channels before the classifiers of parts and deep supervision
+    feature_dim: int = 256  # channels before the classifiers of parts, deep supervision and the global bottleneck
+    global_bottleneck: bool = False  # without parts, a 1×1 convolution to feature_dim before the global classifier
+    classes: int = 0  # outputs of every classifier; 0: the people in training; the released code has 751 whatever the data
 
     # losses
     label_smoothing: float = 0.1
@@ -63,8 +70,14 @@ class Experiment:
     triplet_margin: float = 1.2
     of_weight: float = 0.0  # orthogonality of features
     of_start_epoch: int = 23  # counted from 0, after the warm-up
+    of_squared: bool = False  # False: β (λ₁ − λ₂), as released; True: its square, as the paper writes
+    of_smaller_side: bool = False  # True: λ₂ of the smaller of FFᵀ and FᵀF, which is not 0 for want of rank
     ow_weight: float = 0.0  # orthogonality of weights
     ow_reach: str = "stem"  # stem: the one convolution that the released code reaches; backbone: all of them, as the paper says
+    ow_factor: float = 10.0  # before the squared spread, as released; the paper has 1
+    eigenvalues: str = "rayleigh"  # rayleigh: one step and pᵀXp / pᵀp, as released; norm_ratio: ‖q‖ / ‖p‖, as the paper writes
+    power_steps: int = 1  # rounds of the power iteration
+    log_weighted_loss: bool = False  # log 0.2 · (deep supervision and global) + 0.8 · parts too, as the released code does
 
     # optimisation
     optimizer: str = "adam"  # adam | sgd (Nesterov)
@@ -88,6 +101,11 @@ class Experiment:
 
     # evaluation
     flip_evaluation: bool = True  # embeddings of image and mirror image averaged
+    rerank: bool = False  # score after k-reciprocal re-ranking too
+    rerank_merge_threshold: float = 0.0  # overlap over which neighbourhoods merge: 0 as released (Python 2), 2/3 as published
+    rerank_half_precision: bool = True  # as released
+    score_test_every: int = 0  # epochs between looks at the test set, for the curves; 0: after the last one only
+    report_epoch: str = "last"  # last | best_on_test: the first with the highest rank-1 of those looked at, as released
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -125,6 +143,14 @@ class Experiment:
             raise ConfigError("of_weight penalises ABD-Net's feature maps, which the pfsa networks do not have: leave it 0.")
         if not self.attentive_branch and (self.pam or self.cam):
             raise ConfigError("pam and cam sit in the attentive branch: they need attentive_branch = True.")
+        if not self.attentive_branch and self.branch_order != "global-first":
+            raise ConfigError("branch_order orders two branches: it needs attentive_branch = True.")
+        if self.report_epoch == "best_on_test" and not self.score_test_every:
+            raise ConfigError(
+                "report_epoch = 'best_on_test' needs score_test_every of 1 or more: nothing is looked at otherwise."
+            )
+        if self.log_weighted_loss and not self.parts:
+            raise ConfigError("log_weighted_loss weighs the parts against the other heads: it needs parts of 1 or more.")
         if "sa2" in self.spatial_attention and not self.deep_supervision:
             raise ConfigError("spatial_attention 'sa2' sits in the deep supervision: it needs deep_supervision = True.")
 
@@ -150,6 +176,10 @@ _RULES = {
     "sa_normalization": _one_of("sum", "softmax"),
     "heads": _one_of("mean", "sum"),
     "ow_reach": _one_of("stem", "backbone"),
+    "branch_order": _one_of("global-first", "attentive-first"),
+    "eigenvalues": _one_of("rayleigh", "norm_ratio"),
+    "power_steps": ((lambda value: value >= 1), "at least 1"),
+    "report_epoch": _one_of("last", "best_on_test"),
     "optimizer": _one_of("adam", "sgd"),
     "schedule": _one_of("steps", "cosine"),
     "precision": _one_of("auto", "float32", "bfloat16"),
@@ -157,11 +187,14 @@ _RULES = {
     **dict.fromkeys(("stripes", "embedding_dim", "reduced_dim", "head_dim", "learning_rate", "epochs", "feature_dim"), _POSITIVE),
     **dict.fromkeys(
         ("seed", "parts", "triplet_weight", "triplet_margin", "of_weight", "of_start_epoch", "ow_weight", "trunk_rate")
-        + ("weight_decay", "warmup_epochs", "steps_per_epoch", "images_per_identity"),
+        + ("weight_decay", "warmup_epochs", "steps_per_epoch", "images_per_identity", "ow_factor", "classes")
+        + ("score_test_every",),
         _NOT_NEGATIVE,
     ),
     **dict.fromkeys(
-        ("dropout", "label_smoothing", "momentum", "crop_probability", "flip_probability", "erase_probability"), _PROBABILITY
+        ("dropout", "label_smoothing", "momentum", "crop_probability", "flip_probability", "erase_probability")
+        + ("rerank_merge_threshold",),
+        _PROBABILITY,
     ),
 }
 
@@ -208,13 +241,26 @@ METHODS: dict[str, Method] = {
             "crop_probability": 0.0,
             "erase_probability": 0.0,
             "flip_evaluation": False,
+            "rerank": True,  # the paper publishes re-ranked scores only
         },
     ),
     "gap+sa1": Method("GAP + SA₁", "gap", {"spatial_attention": "sa1"}),
-    "pfsa-parts": Method("P", "gap", {"parts": 6}),
+    "gap-256": Method("GAP, feature 256", "gap", {"global_bottleneck": True, "epochs": 60}),
+    "gap-256+sa1": Method("GAP + SA₁, feature 256", "gap-256", {"spatial_attention": "sa1"}),
+    "pfsa-parts": Method("P", "gap", {"parts": 6, "log_weighted_loss": True}),
     "pfsa-without-sa": Method("P + DS", "pfsa-parts", {"deep_supervision": True}),
     "pfsa": Method("P + DS with SA₂ (published)", "pfsa-without-sa", {"spatial_attention": "sa2"}),
     "pfsa+sa1": Method("P + DS with SA₂, SA₁", "pfsa", {"spatial_attention": "sa1+sa2"}),
+}
+
+# Both sides of every switch that takes training, each as a difference from the switch's row. They are no rows of a table.
+VARIANTS: dict[str, Method] = {
+    f"{switch.base}.{switch.name}.{side}": Method(
+        f"{METHODS[switch.base].title}, {switch.what}: {side.replace('-', ' ')}", switch.base, switch.side(side)
+    )
+    for switch in SWITCHES
+    if switch.effect == "training"
+    for side in SIDES
 }
 
 
@@ -228,6 +274,7 @@ class Profile:
     settings: Mapping[str, Any] = field(default_factory=dict)
     by_family: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     synthetic: Mapping[str, int] = field(default_factory=dict)  # SyntheticSpec of the embedded data; {}: its defaults
+    switches: tuple[str, ...] = ()  # switches between paper and released code whose other side is trained too
     bootstrap_resamples: int = 2000
 
 
@@ -258,12 +305,15 @@ _SMALL = {
 # few steps Adam then needs a larger rate for the classifiers, and no weight decay, which would outweigh gradients that small.
 _SMALL_BY_FAMILY = {"pfsa": {"learning_rate": 1.5e-2, "trunk_rate": 1 / 30, "weight_decay": 0.0}}
 
+TRAINED_SWITCHES = tuple(switch.name for switch in SWITCHES if switch.effect == "training")
+
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         "a few steps on a handful of images: shows that everything runs, measures nothing",
         _FIGURE_METHODS,
         settings={**_SMALL, "height": 96, "width": 48, "epochs": 2, "steps_per_epoch": 2, "batch_size": 8, "of_start_epoch": 1},
         synthetic={"train_identities": 8, "test_identities": 6, "height": 96, "width": 48},
+        switches=("ow-reach",),
         bootstrap_resamples=200,
     ),
     "demo": Profile(
@@ -278,11 +328,12 @@ PROFILES: dict[str, Profile] = {
         seeds=(0, 1, 2),
         settings={**_SMALL, "epochs": 60, "steps_per_epoch": 40, "of_start_epoch": 17},
         by_family=_SMALL_BY_FAMILY,
+        switches=TRAINED_SWITCHES,
     ),
     "paper": Profile(
         "the papers' settings: ResNet-50 from ImageNet weights at 384 × 128 (a GPU is needed)",
         tuple(METHODS),
-        by_family={},
+        switches=TRAINED_SWITCHES,
     ),
 }
 
@@ -297,33 +348,61 @@ def choose(kind: str, name: str, known) -> str:
     raise ConfigError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
 
 
+def title_of(method: str) -> str:
+    """How tables and figures call a row or a variant."""
+    return (METHODS | VARIANTS)[choose("method", method, METHODS | VARIANTS)].title
+
+
 def differences(method: str) -> dict[str, Any]:
     """The method's settings that are not defaults of `Experiment`, its whole chain of differences resolved."""
     row = METHODS[choose("method", method, METHODS)]
     return {**(differences(row.differs_from) if row.differs_from else {}), **row.by}
 
 
+def run_of(switch: Switch, side: str, profile: str, **overrides: Any) -> str:
+    """The method whose runs show one side of a trained switch: a row that has that side anyway, the switch's own first, or a
+    variant."""
+    variant = f"{switch.base}.{switch.name}.{side}"
+    experiment_for(variant, profile=profile, **overrides)  # raises what is impossible
+    one = _resolved(variant, profile, overrides)
+    return next((row for row in (switch.base, *METHODS) if _resolved(row, profile, overrides) == one), variant)
+
+
 def experiment_for(
     method: str, *, dataset: str = "market1501", profile: str = "paper", seed: int = 0, **overrides: Any
 ) -> Experiment:
-    """The experiment of one row: `experiment_for("abdnet", profile="demo", dataset="synthetic", epochs=3)`.
+    """The experiment of one row or variant: `experiment_for("abdnet", profile="demo", dataset="synthetic", epochs=3)`.
 
     Raises:
         ConfigError: an unknown method, profile or setting (the nearest known name is shown), or an impossible value.
     """
-    settings = differences(method)
-    size = PROFILES[choose("profile", profile, PROFILES)]
-    family = settings.get("family", "abdnet")
+    settings = _resolved(method, profile, overrides)
     known = [item.name for item in fields(Experiment) if item.name not in ("method", "dataset", "profile", "seed")]
     for name in overrides:
         choose("setting", name, known)
-    settings = {**settings, **size.settings, **size.by_family.get(family, {}), **overrides}
-    return Experiment(method=method, dataset=dataset, profile=profile, seed=seed, **settings)
+    try:
+        return Experiment(method=method, dataset=dataset, profile=profile, seed=seed, **settings)
+    except ConfigError as error:
+        if method in METHODS:
+            raise
+        raise ConfigError(f"{error} The switch's side {method} has this problem: leave it out with --switches.") from None
 
 
-def caveats(profile: str, dataset: str) -> list[str]:
+def _resolved(method: str, profile: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of a row or variant but those of the call itself, layer upon layer, not validated."""
+    variant = VARIANTS.get(method)
+    settings = differences(variant.differs_from if variant else method)
+    size = PROFILES[choose("profile", profile, PROFILES)]
+    family = size.by_family.get(settings.get("family", Experiment.family), {})
+    side = variant.by if variant else {}  # after the profile, which may change the same setting
+    given = ("method", "dataset", "profile", "seed")
+    defaults = {item.name: item.default for item in fields(Experiment) if item.name not in given}
+    return {**defaults, **settings, **size.settings, **family, **side, **overrides}
+
+
+def caveats(profile: str, dataset: str, overrides: Mapping[str, Any] | None = None) -> list[str]:
     """What a reader must know before comparing the numbers with the papers'; one sentence each, [] if nothing."""
-    settings = PROFILES[choose("profile", profile, PROFILES)].settings
+    settings = {**PROFILES[choose("profile", profile, PROFILES)].settings, **(overrides or {})}
     sentences = []
     if dataset == "synthetic":
         sentences.append("The images are synthetic: people drawn by a program, so no number here compares with a published one.")

@@ -196,3 +196,88 @@ def _framed(axis, image: np.ndarray, colour: str, mark: str) -> None:
         0.03, 0.98, mark, transform=axis.transAxes, ha="left", va="top", fontsize=8, color="white", fontweight="bold",
         bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2},
     )  # fmt: skip
+
+
+def classification_curves(frame: pd.DataFrame, title: str) -> Figure:
+    """Training loss and test accuracy over the epochs (mean and range over seeds), and each seed's accuracy at the end.
+
+    Args:
+        frame: a row a run and epoch: pooling (the order of the legend), seed, epoch, loss, test_accuracy (a fraction).
+    """
+    figure, (losses, tests, last) = plt.subplots(1, 3, figsize=(11, 3.7), layout="constrained")
+    poolings = list(dict.fromkeys(frame["pooling"]))
+    for number, (pooling, marker) in enumerate(zip(poolings, "osD^v", strict=False)):
+        own, colour = frame[frame["pooling"] == pooling], f"C{number}"
+        for axis, values in ((losses, own["loss"]), (tests, 100 * own["test_accuracy"])):
+            over = values.groupby(own["epoch"]).agg(["mean", "min", "max"])
+            axis.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.18, linewidth=0)
+            every = max(1, len(over) // 15)
+            axis.plot(over.index, over["mean"], color=colour, marker=marker, markersize=4, markevery=every, label=pooling)
+        final = 100 * own[own["epoch"] == own["epoch"].max()]["test_accuracy"]
+        position = len(poolings) - 1 - number
+        last.plot(final, [position] * len(final), marker, color=colour, alpha=0.45, markersize=7, markeredgewidth=0)
+        last.plot([final.mean()] * 2, [position - 0.22, position + 0.22], color=colour, linewidth=2.5)
+        text = f"{final.mean():.1f}"
+        last.annotate(text, (final.mean(), position + 0.22), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+    losses.set(xlabel="epoch", ylabel="cross-entropy", title="loss on the training batches", ylim=(0, None))
+    tests.set(xlabel="epoch", ylabel="accuracy (%)", title="test images", ylim=(0, 102))
+    last.set(xlabel="accuracy (%)", title="last epoch: seeds and mean", xlim=(0, 105), ylim=(-0.6, len(poolings) - 0.3))
+    last.set_yticks([])
+    last.grid(axis="x", alpha=0.4)
+    for axis in (losses, tests):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*tests.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def switch_effects(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) -> Figure:
+    """What each switch between paper and released code changes: gradients and distances untrained, mAP where it was trained.
+
+    Args:
+        untrained: `comparisons.untrained_effects`, a row a switch.
+        effects: `comparisons.switch_effects`, a row a switch (more than untrained: those that need no training).
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(12, 0.34 * len(effects) + 1.9), sharey=True, layout="constrained")
+    positions = {name: len(effects) - 1 - number for number, name in enumerate(effects["name"])}
+    gradients, distances, scores = axes
+    for _, row in untrained.iterrows():
+        gradients.plot(row["gradient_cosine"], positions[row["name"]], "o", color="#2b5c8a")
+        distances.plot(100 * row["distance_change"], positions[row["name"]], "o", color="#2b5c8a")
+    for _, row in effects[effects["seeds"] > 0].iterrows():
+        position, colour = positions[row["name"]], "#b2452a" if row["verdict"].startswith("differs") else "#8c8c8c"
+        low, high = (100 * row[f"map_difference_{bound}"] for bound in ("low", "high"))
+        scores.plot([low, high], [position] * 2, color=colour, linewidth=2.5, alpha=0.5)
+        scores.plot(100 * row["map_difference"], position, "o", color=colour)
+    scores.axvline(0, color="black", linewidth=0.8)
+    if not (effects["seeds"] > 0).any():
+        scores.set(xlim=(-1, 1), xticks=[0])
+
+    def note(axis, names, text: str) -> None:
+        for name in names:
+            axis.annotate(
+                text, (0.5, positions[name]), xycoords=("axes fraction", "data"), ha="center", va="center", fontsize=8,
+                color="#6f6f6f", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )  # fmt: skip
+
+    note(scores, effects.loc[effects["seeds"] == 0, "name"], "not run")
+    for axis in (gradients, distances):
+        note(axis, effects.loc[~effects["name"].isin(untrained["name"]), "name"], "scoring only")
+    gradients.set(xlim=(min([0, *untrained["gradient_cosine"]]) - 0.05, 1.05), ylim=(-0.6, len(effects) - 0.4))
+    distances.set(xlim=(-2, None))
+    texts = (
+        (gradients, "same weights, one training batch", "cosine of the sides' gradients"),
+        (distances, "same weights, test images", "change of distances (%)"),
+        (scores, "both sides scored, 95 % (red: differs)", "mAP, written − released (points)"),
+    )
+    first = effects["paper"].drop_duplicates().index[1:]  # where the next paper begins
+    for axis, above, below in texts:
+        axis.set_title(above, fontsize=10)
+        axis.set_xlabel(below, fontsize=10)
+        axis.grid(axis="x", alpha=0.4)
+        for number in first:
+            axis.axhline(len(effects) - number - 0.5, color="#6f6f6f", linewidth=0.6, linestyle=":")
+    labels = [f"{row['what'].replace('`', '')}  ·  {row['paper']} {row['number']}" for _, row in effects.iterrows()]
+    gradients.set_yticks(list(positions.values()), labels, fontsize=9)
+    figure.suptitle(title)
+    return figure

@@ -161,6 +161,8 @@ def _pages(study: Study, steps: list[Step]) -> list[_Page]:
         run = _RUN_NAME.fullmatch(step.name.split("/")[-1])
         if run and not page.label:
             page.label = run["method"] + (f", seed {run['seed']}" if int(run["seed"]) else "")
+        elif _is_run(page) and not page.label:  # released weights
+            page.label = step.name.split("/")[-1]
         pages.append(page)
     for page in pages:
         if not page.label:
@@ -204,16 +206,14 @@ def _groups(pages: list[_Page]) -> list[dict]:
 
 def _runs(study: Study, pages: list[_Page]) -> list[dict]:
     """Rows of the table of training runs: those with a page, and those that only left metrics."""
-    by_run = {page.name.split("/")[-1]: page for page in pages if _is_run(page) and _RUN_NAME.fullmatch(page.name.split("/")[-1])}
-    names = list(by_run) + sorted({path.parent.name for path in study.runs.glob(f"*/{RUN_METRICS}")} - by_run.keys())
+    by_run = {page.name.split("/")[-1]: page for page in pages if _is_run(page)}
+    others = {path.parent.name for path in study.runs.glob(f"*/{RUN_METRICS}")} - by_run.keys()
     rows = []
-    for name in names:
+    for name in [*by_run, *sorted(filter(_RUN_NAME.fullmatch, others))]:  # what was set aside has another ending
         match, page, path = _RUN_NAME.fullmatch(name), by_run.get(name), study.runs / name / RUN_METRICS
-        if match is None:
-            continue
         row = {
-            "method": match["method"],
-            "seed": match["seed"],
+            "method": match["method"] if match else name,
+            "seed": match["seed"] if match else "–",  # released weights have no seed
             "problem": "",
             "href": page.href if page and not page.problem else "",
         }

@@ -37,13 +37,16 @@ def k_reciprocal_distances(
     lambda_value: float = 0.3,
     *,
     merge_threshold: float = 2 / 3,
+    half_precision: bool = False,
     memory_limit_mb: float | None = None,
 ) -> np.ndarray:
     """(Q, G) re-ranked distances of query (Q, D) against gallery (G, D) embeddings; float64 if these are, otherwise float32.
 
     merge_threshold: the 2/3 of eq. 4. The released code ran under Python 2, where `2/3` is 0, so that every overlap merged: give
-    0.0 for that form. Where Q + G ≤ k1 every image is a neighbour. Memory beyond the embeddings is about that of the result and
-    (Q + G) · k1² numbers; an upper estimate beyond memory_limit_mb (default: what the machine has free) is refused at the start.
+    0.0 for that form. half_precision: what the released code stored (scaled distances, encodings, result) is rounded to float16
+    on the way, so that many distances are equal. Where Q + G ≤ k1 every image is a neighbour. Memory beyond the embeddings is
+    about that of the result and (Q + G) · k1² numbers; an upper estimate beyond memory_limit_mb (default: what the machine has
+    free) is refused at the start.
     Raises RerankingError for NaN or infinite features, unequal dimensions, empty input and settings outside their range.
     """
     for name, value, low in (("k1", k1, 1), ("k2", k2, 1)):
@@ -57,18 +60,24 @@ def k_reciprocal_distances(
     half = round(k1 / 2)
     _check_memory(features, num_queries, k1, half, k2, memory_limit_mb)
 
-    neighbours, largest, result = _neighbours(features, num_queries, min(max(k1 + 1, k2), total))
+    neighbours, largest, result = _neighbours(features, num_queries, min(max(k1 + 1, k2), total), half_precision)
     near, nearer = _reciprocal(neighbours[:, : k1 + 1]), _reciprocal(neighbours[:, : half + 1])
     overlap = (near @ nearer.T).multiply(near).tocoo()  # |R(c, k1/2) ∩ R(i, k1)| for c in R(i, k1)
     merged = overlap.data > merge_threshold * np.diff(nearer.indptr)[overlap.col]
     merged = sparse.csr_array((np.ones(merged.sum(), np.int32), (overlap.row[merged], overlap.col[merged])), shape=near.shape)
-    encoding = _encode(near + merged @ nearer, features, largest)
+    encoding = _encode(near + merged @ nearer, features, largest, half_precision)
     if k2 > 1:
         first = neighbours[:, :k2]
         encoding = _indicator(first).astype(encoding.dtype) @ encoding / encoding.dtype.type(first.shape[1])
+        encoding.data = _stored(encoding.data, half_precision)
     result *= lambda_value
     _add_jaccard(result, encoding, num_queries, 1 - lambda_value)
-    return result
+    return _stored(result, half_precision)
+
+
+def _stored(values: np.ndarray, half_precision: bool) -> np.ndarray:
+    """The values, with half_precision the nearest float16 ones, in the same type as before."""
+    return values.astype(np.float16).astype(values.dtype) if half_precision else values
 
 
 def _joined(query: Array, gallery: Array) -> np.ndarray:
@@ -118,7 +127,9 @@ def _check_memory(features: np.ndarray, num_queries: int, k1: int, half: int, k2
         )
 
 
-def _neighbours(features: np.ndarray, num_queries: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _neighbours(
+    features: np.ndarray, num_queries: int, k: int, half_precision: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Neighbours (N, k) in order, each row's largest squared distance (N,), and the scaled distances d (Q, G)."""
     total = len(features)
     norms = np.einsum("ij,ij->i", features, features)
@@ -134,6 +145,8 @@ def _neighbours(features: np.ndarray, num_queries: int, k: int) -> tuple[np.ndar
         if (largest[rows] <= 0).any():
             raise RerankingError("All features are equal, so there is nothing to rank: check the network that made them.")
         block /= largest[rows, None]
+        if half_precision:
+            block[:] = _stored(block, half_precision)
         block[np.arange(len(block)), np.arange(start, rows.stop)] = -1  # an image comes first among its own copies, too
         for i, row in enumerate(block):
             near = np.flatnonzero(row <= np.partition(row, k - 1)[k - 1])
@@ -155,7 +168,7 @@ def _reciprocal(neighbours: np.ndarray) -> sparse.csr_array:
     return indicator.multiply(indicator.T.tocsr()).tocsr()
 
 
-def _encode(members: sparse.csr_array, features: np.ndarray, largest: np.ndarray) -> sparse.csr_array:
+def _encode(members: sparse.csr_array, features: np.ndarray, largest: np.ndarray, half_precision: bool) -> sparse.csr_array:
     """V before averaging: exp(-d) where `members` has an entry, rows scaled to sum 1."""
     members = members.tocsr()
     rows = np.repeat(np.arange(len(features)), np.diff(members.indptr))
@@ -165,8 +178,9 @@ def _encode(members: sparse.csr_array, features: np.ndarray, largest: np.ndarray
         pairs = slice(start, start + step)
         difference = features[rows[pairs]] - features[members.indices[pairs]]
         weights[pairs] = np.einsum("ij,ij->i", difference, difference)
-    weights = np.exp(-weights / largest[rows])
+    weights = np.exp(-_stored(weights / largest[rows], half_precision))
     weights /= np.bincount(rows, weights=weights)[rows]
+    weights = _stored(weights, half_precision)
     return sparse.csr_array((weights, members.indices, members.indptr), shape=members.shape)
 
 

@@ -1,6 +1,7 @@
 """Where things lie under results/, and how they are written: the only module that knows.
 
     results/<profile>-<dataset>/runs/<method>-seed<k>/   one training run: metrics.json is written last and marks it finished
+            checkpoints-<dataset>/runs/<method>-<file>/  the same for released weights that were only scored
                                 notebooks/<step>.ipynb   executed notebooks
                                 figures/  tables/        what the notebooks save
                                 steps/<step>.json        what the pipeline remembers of a finished step
@@ -79,6 +80,11 @@ class Study:
         """Folder of one training run, whether or not it exists."""
         return self.runs / f"{checked_name(method, 'method')}-seed{int(seed)}"
 
+    def checkpoint_run(self, method: str, checkpoint: str | Path) -> Path:
+        """Folder of the run that scores released weights, named after their file."""
+        name = re.sub(r"[^A-Za-z0-9_.+-]", "_", Path(checkpoint).name.removesuffix(".tar").removesuffix(".pth"))
+        return self.runs / f"{checked_name(method, 'method')}-{name}"
+
     def save_figure(self, figure, name: str) -> Path:
         """Writes a matplotlib figure as figures/<name>.png (200 dpi) and .pdf, and returns the PNG's path.
 
@@ -105,9 +111,13 @@ class Study:
         return path
 
 
-def open_study(profile: str, dataset: str, results: str | Path = "") -> Study:
-    """The study of one profile and data set under `results` (empty: the checkout's own; relative: to the working folder)."""
-    folder = f"{checked_name(profile, 'profile')}-{checked_name(dataset, 'dataset')}"
+def open_study(profile: str, dataset: str, results: str | Path = "", *, checkpoints: bool = False) -> Study:
+    """The study of one profile and data set under `results` (empty: the checkout's own; relative: to the working folder).
+
+    checkpoints: the study of released weights on that data set, kept apart from what was trained here.
+    """
+    kind = "checkpoints" if checkpoints else checked_name(profile, "profile")
+    folder = f"{kind}-{checked_name(dataset, 'dataset')}"
     base = Path(results).expanduser().absolute() if str(results) else REPOSITORY / "results"
     if base.exists() and not base.is_dir():
         raise ResultsError(f"The results folder {base} is a file; name a folder.")

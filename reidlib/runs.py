@@ -2,11 +2,13 @@
 
 runs/<method>-seed<k>/  experiment.json   every setting, the data's fingerprint
                         checkpoint.pt     while it trains: weights, optimiser, epoch (replaced after every epoch)
+                        best.pt           while it trains, where the best epoch is to be reported: its weights
                         curves.csv        one row an epoch
-                        model.pt          the weights after the last epoch
+                        model.pt          the weights that were scored
                         embeddings.npz    of query and gallery
                         queries.csv       average precision and rank of the first match of every query
                         metrics.json      written last: what has it is finished
+A run that scores released weights has no curves; its experiment.json names the file.
 """
 
 import itertools
@@ -23,11 +25,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from reidlib.config import PROFILES, Experiment, choose
+from reidlib.config import METHODS, PROFILES, Experiment, choose
 from reidlib.datasets import ReidDataset, load_dataset
 from reidlib.errors import ReidError
 from reidlib.models import model_from_experiment
-from reidlib.results import REPOSITORY, Study, read_json, require_run
+from reidlib.results import REPOSITORY, RUN_METRICS, Study, read_json, require_run
 from reidlib.synthetic import SyntheticSpec
 
 
@@ -64,9 +66,9 @@ class Run:
             return {name: file[name] for name in ("query", "gallery")}
 
     def model(self) -> torch.nn.Module:
-        """The trained network on the CPU, in eval mode."""
-        untrained = replace(self.experiment, pretrained=False)  # all weights are in the file
-        network = model_from_experiment(untrained, self.metrics["train_identities"])
+        """The network that was scored, on the CPU, in eval mode."""
+        untrained = replace(self.experiment, pretrained=False, classes=self.metrics["classes"])  # all weights are in the file
+        network = model_from_experiment(untrained, 0)
         network.load_state_dict(torch.load(self.folder / "model.pt", map_location="cpu", weights_only=True))
         return network.eval()
 
@@ -98,9 +100,15 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def finished_runs(study: Study) -> list[Run]:
-    """Every finished run of the study, sorted by name; those set aside as superseded are none."""
+    """Every finished run of a row of a table, sorted by name; variants of a row and runs set aside as superseded are none."""
     folders = sorted(path.parent for path in study.runs.glob("*/metrics.json") if ".superseded" not in path.parent.name)
-    return [_read_run(folder) for folder in folders]
+    return [run for run in map(_read_run, folders) if run.experiment.method in METHODS]
+
+
+def finished_run(study: Study, method: str, seed: int) -> Run | None:
+    """The finished run of one row or variant and seed, if there is one."""
+    folder = study.run(method, seed)
+    return _read_run(folder) if (folder / RUN_METRICS).is_file() else None
 
 
 def _read_run(folder: Path) -> Run:

@@ -9,9 +9,9 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from reidlib.config import METHODS, PROFILES, Experiment, experiment_for
+from reidlib.config import METHODS, PROFILES, VARIANTS, Experiment, differences, experiment_for, title_of
 from reidlib.results import REPOSITORY, Study
-from reidlib.runs import Run, finished_runs
+from reidlib.runs import Run, finished_run, finished_runs
 from reidlib.statistics import holm, paired_difference
 
 PAPER = REPOSITORY / "data" / "paper"
@@ -80,13 +80,13 @@ def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def in_table_order(runs: Sequence[Run]) -> list[Run]:
-    """By the order of METHODS, then by seed."""
-    order = list(METHODS)
+    """By the order of METHODS, variants of rows last, then by seed."""
+    order = [*METHODS, *VARIANTS]
     return sorted(runs, key=lambda run: (order.index(run.experiment.method), run.experiment.seed))
 
 
 def scores_frame(runs: Sequence[Run], references: pd.DataFrame | None = None) -> pd.DataFrame:
-    """What `figures.scores` draws: the runs in table order, with the reference points (see `training.reference_points`) below."""
+    """What `figures.scores` draws: the runs in table order, with the reference points (see `scoring.reference_points`) below."""
     rows = []
     for run in in_table_order(runs):
         low_high = {
@@ -142,7 +142,7 @@ def published_result(method: str, dataset: str) -> dict[str, float]:
         row = paper_table("pfsa_table1").set_index("method").loc["Parameter-Free Spatial Attention"]
         return {"rank1": row[f"{column}_rank1"], "map": row[f"{column}_map"], "reranked": True}
     ablation = paper_table("abdnet_table1_ablation").set_index("method")
-    title = METHODS[method].title
+    title = title_of(method)
     if title in ablation.index and f"{column}_rank1" in ablation:
         return {"rank1": ablation.loc[title, f"{column}_rank1"], "map": ablation.loc[title, f"{column}_map"], "reranked": False}
     return {}
@@ -324,58 +324,46 @@ def reranking_table(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-# (paper, what differs, in the paper, in the released code, what this study does)
-_DEVIATIONS = (
-    (
-        "ABD-Net",
-        "convolutions that O.W. reaches",
-        "all 63 of the backbone",
-        "1, the stem",
-        "as released; ow_reach = 'backbone' for the paper's",
-    ),
-    ("ABD-Net", "O.W.", "β (λ₁ − λ₂)², power iteration", "β · 10 (λ₁ − λ₂)², one step and a Rayleigh quotient", "as released"),
-    ("ABD-Net", "O.F.", "squared", "not squared", "as released"),
-    ("ABD-Net", "λ₂ of O.F. in the attentive branch", "smallest eigenvalue", "0, since FFᵀ has rank ≤ H·W < C", "as released"),
-    (
-        "ABD-Net",
-        "channel attention's sign",
-        "softmax of the energy",
-        "row maximum minus energy: the least similar weigh most",
-        "as released",
-    ),
-    ("ABD-Net", "`before`", "a straight line", "passes through a head of its own", "as released"),
-    ("ABD-Net", "attention", "on the whole map", "on each of two stripes", "as released"),
-    ("ABD-Net", "branch order in the embedding", "–", "changes with Python's hash seed", "global, then stripes"),
-    ("ABD-Net", "epoch reported", "–", "the best on the test set's rank-1", "the last"),
-    ("ABD-Net", "crop and erasing", "on", "off where --data-augment is left out or has commas", "on in the paper profile"),
-    ("ABD-Net", "batch normalisation", "–", "over 32 images on each of two GPUs", "over the whole batch on one device"),
-    ("PFSA", "spatial attention", "channel sum, softmax over positions", "channel mean over its sum", "as released"),
-    (
-        "PFSA",
-        "SA₁ (before the final pooling)",
-        "drawn",
-        "built, never called",
-        "as released; the rows gap+sa1 and pfsa+sa1 have it",
-    ),
-    ("PFSA", "loss", "plain sum", "plain sum (a weighted one is logged)", "plain sum"),
-    ("PFSA", "number of classes", "of the data set", "751 always", "of the data set"),
-    ("PFSA", "random erasing", "used, by readers' reports", "off", "off"),
-    ("PFSA", "epoch reported", "–", "the last, named best", "the last"),
-    (
-        "PFSA",
-        "training on train and val together",
-        "–",
-        "--combine-trainval is never read",
-        "no; --data include_val=True for MSMT17",
-    ),
-    ("PFSA", "re-ranking's overlap threshold", "2/3", "0 under Python 2, in half precision", "2/3, float32"),
-    ("PFSA", "scores published", "after re-ranking", "re-ranking commented out", "both are given"),
-)
+def methods_table() -> pd.DataFrame:
+    """Every row of the papers' tables as a difference from another; the first of each paper from the defaults of Experiment."""
+    rows = [
+        {
+            "row": name,
+            "in tables": method.title,
+            "differs from": method.differs_from or "the defaults",
+            "by": ", ".join(f"{setting} = {value}" for setting, value in method.by.items()) or "nothing",
+        }
+        for name, method in METHODS.items()
+    ]
+    svd = {"row": DASH, "in tables": SVD_ROW, "differs from": DASH, "by": "described nowhere we could read: not reproduced"}
+    return pd.DataFrame([*rows, svd])
 
 
-def deviations_table() -> pd.DataFrame:
-    """Where paper and released code differ, and which side this study takes."""
-    return pd.DataFrame(_DEVIATIONS, columns=["paper", "what", "as written", "as released", "here"])
+def spatial_ablation_table(study: Study, seed: int = 0) -> pd.DataFrame:
+    """Every row of the spatial-attention ablation, scored with and without re-ranking. The paper's tables were not recovered."""
+    rows = []
+    for method, row in METHODS.items():
+        if differences(method).get("family") != "pfsa":
+            continue
+        run = finished_run(study, method, seed)
+        scores = [run.metrics, run.metrics["reranked"]] if run else []
+        cells = [percent(one[key], one[f"{key}_interval"]) if one else DASH for one in scores for key in ("rank1", "map")]
+        names = ("rank-1 [95 %]", "mAP [95 %]", "re-ranked rank-1 [95 %]", "re-ranked mAP [95 %]")
+        rows.append({"method": row.title, "paper": DASH, **dict(zip(names, cells or [NOT_RUN] * 4, strict=True))})
+    return pd.DataFrame(rows)
+
+
+def weights_sentence(run: Run) -> str:
+    """Where the weights come from that were scored."""
+    source = run.metrics.get("checkpoint")
+    if source:
+        return f"The weights are those of `{source['file']}` (SHA-256 {source['sha256']}), as they are: nothing was trained here."
+    best, epoch = run.metrics["best_on_test"], run.metrics["reported_epoch"]
+    text = f"Scored with the weights after epoch {epoch} of {len(run.curves)}."
+    if best:
+        text += f" The best rank-1 on the test set was {percent(best['rank1'])} after epoch {best['epoch']}, "
+        text += "reported here." if best["epoch"] == epoch else "shown beside it only."
+    return text
 
 
 def profile_table(profile: str) -> pd.DataFrame:

@@ -1,4 +1,5 @@
-"""One run: batches → network → losses → weights, curves, embeddings and metrics in the run's folder.
+"""One run: batches → network → losses → weights, curves, embeddings and metrics in the run's folder. `fit` trains and scores,
+`evaluate_checkpoint` scores weights that others trained.
 
 Everything random in an epoch is drawn from generators seeded by (seed, epoch), so an interrupted run goes on from its last
 finished epoch as if it had not been interrupted.
@@ -9,31 +10,30 @@ import io
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from reidlib import losses
 from reidlib.batches import augment, epoch_batches, load_images, normalise
+from reidlib.checkpoints import classes_in, file_digest, load_released_checkpoint
 from reidlib.config import Experiment
 from reidlib.datasets import ReidDataset
-from reidlib.embedding import autocast, best_device, embed
+from reidlib.embedding import autocast, best_device
 from reidlib.errors import ReidError
-from reidlib.evaluation import RetrievalMetrics, colour_histogram_embeddings, retrieval_metrics, retrieval_metrics_from_distances
 from reidlib.fingerprints import code_digest
-from reidlib.models import ReidNetwork, model_from_experiment
+from reidlib.models import ReidNetwork, ReidOutput, model_from_experiment
 from reidlib.progress import progress
-from reidlib.reranking import k_reciprocal_distances
 from reidlib.results import read_json, write_atomically, write_json
 from reidlib.runs import Run, provenance, set_aside
-from reidlib.statistics import bootstrap_interval
+from reidlib.scoring import embed_test_set, rank, score
+from reidlib.torch_files import read_torch_file
 
-RANKS = (1, 5, 10, 20)
+WEIGHTED_LOG = (0.8, 0.2)  # of the parts' losses and of the others, in the log of the released spatial-attention code
 
 
 class DivergedError(ReidError):
@@ -55,133 +55,122 @@ def fit(experiment: Experiment, dataset: ReidDataset, folder: Path, *, cache: Pa
     Raises:
         DivergedError: a loss term is NaN or infinite; it names the term and the batch's images.
     """
-    _claim(folder, {"experiment": experiment.as_dict(), "data": dataset.fingerprint, "code": code_digest(__name__)})
+    record = {"experiment": experiment.as_dict(), "data": dataset.fingerprint, "code": code_digest(__name__)}
+    if isinstance(experiment.pretrained, str):  # other weights may come to lie under the same path
+        record["pretrained"] = file_digest(Path(experiment.pretrained))
+    _claim(folder, record)
     if (folder / "metrics.json").is_file():
+        _remove_checkpoints(folder)  # left where the process ended just before
         return Run(folder, experiment, read_json(folder / "metrics.json"))
 
     device = best_device()
     started = time.perf_counter()
-    size = (experiment.height, experiment.width)
-    model, seconds = _train(experiment, dataset, load_images(dataset.train.paths, *size, cache=cache), folder, device)
-    embeddings = {
-        name: embed(
-            model,
-            load_images(split.paths, *size, cache=cache, description=f"decoding {name}"),
-            flip=experiment.flip_evaluation,
-            precision=experiment.precision,
-            device=device,
-            description=f"embedding {name}",
-        )
-        for name, split in (("query", dataset.query), ("gallery", dataset.gallery))
+    pixels = load_images(dataset.train.paths, experiment.height, experiment.width, cache=cache, description="decoding train")
+
+    def look_at_test_set(model: ReidNetwork) -> dict[str, float]:
+        embeddings = embed_test_set(model, experiment, dataset, cache=cache, device=device)
+        ranked = rank(embeddings["query"], embeddings["gallery"], dataset)
+        return {"test_rank1": float(ranked.cmc[0]), "test_map": ranked.mean_ap}
+
+    model, rows = _train(experiment, dataset, pixels, folder, device, look_at_test_set)
+    facts = {
+        "train_seconds": sum(row["seconds"] for row in rows),
+        "images_seen": (experiment.warmup_epochs + experiment.epochs) * _steps(experiment, dataset) * experiment.batch_size,
+        "reported_epoch": len(rows),
+        "best_on_test": None,
     }
-    ranked = rank(embeddings["query"], embeddings["gallery"], dataset)
+    if experiment.score_test_every:
+        best = _best_on_test(rows)
+        facts["best_on_test"] = {"epoch": best["epoch"], "rank1": best["test_rank1"], "map": best["test_map"]}
+        if experiment.report_epoch == "best_on_test":
+            facts["reported_epoch"] = best["epoch"]
+            model.load_state_dict(torch.load(folder / "best.pt", map_location=device, weights_only=True))
+    run = _evaluate(experiment, dataset, model, folder, facts, started, cache=cache, resamples=resamples, device=device)
+    _remove_checkpoints(folder)
+    return run
+
+
+def evaluate_checkpoint(
+    experiment: Experiment, dataset: ReidDataset, checkpoint: str | Path, folder: Path, *, cache: Path, resamples: int = 2000
+) -> Run:
+    """Scores released weights (or those of another run of this study) as a run of their own; nothing is trained.
+
+    Args:
+        experiment: the method that the weights are of, and how it is evaluated.
+        checkpoint: a `.pth.tar` of the papers' authors, or a `model.pt` of this study. Every key must fit; the number of
+            people is the file's own.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not fit the method's network (all keys that do not are listed).
+    """
+    source = {"file": Path(checkpoint).name, "sha256": file_digest(Path(checkpoint))}
+    record = {
+        "experiment": experiment.as_dict(),
+        "data": dataset.fingerprint,
+        "code": code_digest(__name__),
+        "checkpoint": source,
+    }
+    content = read_torch_file(Path(checkpoint))
+    classes = classes_in(content, str(checkpoint))
+    untrained = replace(experiment, pretrained=False, classes=classes)
+    model = load_released_checkpoint(model_from_experiment(untrained, 0), content, source=str(checkpoint))
+    _claim(folder, record)
+    if (folder / "metrics.json").is_file():
+        return Run(folder, experiment, read_json(folder / "metrics.json"))
+    facts = {"train_seconds": 0.0, "images_seen": 0, "reported_epoch": None, "best_on_test": None, "checkpoint": source}
+    started, device = time.perf_counter(), best_device()
+    return _evaluate(experiment, dataset, model, folder, facts, started, cache=cache, resamples=resamples, device=device)
+
+
+def _evaluate(
+    experiment: Experiment,
+    dataset: ReidDataset,
+    model: ReidNetwork,
+    folder: Path,
+    facts: Mapping[str, Any],
+    started: float,
+    *,
+    cache: Path,
+    resamples: int,
+    device: torch.device,
+) -> Run:
+    """Embeds and scores, and writes the run's files, metrics.json last."""
+    embeddings = embed_test_set(model, experiment, dataset, cache=cache, device=device)
+    scores, queries = score(embeddings, experiment, dataset, resamples=resamples)
+    state = model.state_dict()
     metrics = {
-        **summary(ranked, dataset, resamples=resamples),
-        "reranked": summary(rerank(embeddings["query"], embeddings["gallery"], dataset), dataset, resamples=resamples)
-        if experiment.family == "pfsa"  # the spatial-attention paper publishes re-ranked numbers only
-        else None,
+        **scores,
         "train_identities": dataset.num_train_identities,
         "train_images": len(dataset.train),
         "query_images": len(dataset.query),
         "gallery_images": len(dataset.gallery),
         "synthetic": dataset.is_synthetic,
-        "train_seconds": seconds,
-        "total_seconds": time.perf_counter() - started,
-        "images_seen": (experiment.warmup_epochs + experiment.epochs) * _steps(experiment, dataset) * experiment.batch_size,
+        "classes": classes_in(state, "the network"),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "embedding_dim": embeddings["query"].shape[1],
+        **facts,
+        "total_seconds": time.perf_counter() - started,
         "made_by": provenance(),
     }
-    _save(folder / "model.pt", model.state_dict())
+    _save(folder / "model.pt", state)
     _save_arrays(folder / "embeddings.npz", embeddings)
-    write_atomically(folder / "queries.csv", _per_query(ranked, dataset).to_csv(index=False, lineterminator="\n"))
+    write_atomically(folder / "queries.csv", queries.to_csv(index=False, lineterminator="\n"))
     write_json(folder / "metrics.json", metrics)
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
     return Run(folder, experiment, metrics)
-
-
-def rank(query: np.ndarray, gallery: np.ndarray, dataset: ReidDataset) -> RetrievalMetrics:
-    """Retrieval metrics of (Q, D) and (G, D) embeddings given in the data set's order, by Market-1501's rule."""
-    people_and_cameras = (dataset.query.ids, dataset.gallery.ids, dataset.query.cameras, dataset.gallery.cameras)
-    return retrieval_metrics(query, gallery, *people_and_cameras, max_rank=max(RANKS))
-
-
-def rerank(query: np.ndarray, gallery: np.ndarray, dataset: ReidDataset) -> RetrievalMetrics:
-    """As `rank`, by the k-reciprocal distances."""
-    people_and_cameras = (dataset.query.ids, dataset.gallery.ids, dataset.query.cameras, dataset.gallery.cameras)
-    return retrieval_metrics_from_distances(k_reciprocal_distances(query, gallery), *people_and_cameras, max_rank=max(RANKS))
-
-
-def summary(ranked: RetrievalMetrics, dataset: ReidDataset, *, resamples: int = 2000) -> dict[str, Any]:
-    """Rank-k, mAP and mINP (fractions) with 95 % bootstrap intervals over the queries' identities."""
-    scored = ~np.isnan(ranked.average_precision)
-    people = dataset.query.ids[scored]
-    rank1 = bootstrap_interval(ranked.hits(1)[scored], people, resamples=resamples)
-    mean_ap = bootstrap_interval(ranked.average_precision[scored], people, resamples=resamples)
-    return {
-        **{f"rank{k}": float(ranked.cmc[min(k, len(ranked.cmc)) - 1]) for k in RANKS},
-        "map": ranked.mean_ap,
-        "minp": ranked.mean_inp,
-        "rank1_interval": [rank1.low, rank1.high],
-        "map_interval": [mean_ap.low, mean_ap.high],
-        "queries_scored": int(scored.sum()),
-    }
-
-
-def reference_points(experiment: Experiment, dataset: ReidDataset, *, cache: Path, resamples: int = 2000) -> pd.DataFrame:
-    """What is reached without learning: a colour histogram, and the experiment's network with random weights.
-
-    Returns:
-        A row each: method, rank1, rank1_low, rank1_high, rank5, map, map_low, map_high, minp (fractions).
-    """
-    torch.manual_seed(experiment.seed)
-    untrained = model_from_experiment(replace(experiment, pretrained=False), dataset.num_train_identities)
-    size = (experiment.height, experiment.width)
-    embeddings: dict[str, list[np.ndarray]] = {"colour histogram": [], "untrained network": []}
-    for name, split in (("query", dataset.query), ("gallery", dataset.gallery)):
-        images = load_images(split.paths, *size, cache=cache, description=f"decoding {name}")
-        embeddings["colour histogram"].append(colour_histogram_embeddings(split.paths))
-        embeddings["untrained network"].append(
-            embed(
-                untrained,
-                images,
-                flip=experiment.flip_evaluation,
-                precision=experiment.precision,
-                description=f"embedding {name}",
-            )
-        )
-    rows = []
-    for method, (query, gallery) in embeddings.items():
-        metrics = summary(rank(query, gallery, dataset), dataset, resamples=resamples)
-        bounds = {
-            f"{key}_{side}": metrics[f"{key}_interval"][index]
-            for key in ("rank1", "map")
-            for index, side in enumerate(("low", "high"))
-        }
-        rows.append({"method": method, **{key: metrics[key] for key in ("rank1", "rank5", "map", "minp")}, **bounds})
-    return pd.DataFrame(rows)
-
-
-def _per_query(ranked: RetrievalMetrics, dataset: ReidDataset) -> pd.DataFrame:
-    """What the paired comparisons read: one row a query, in the data set's order."""
-    return pd.DataFrame(
-        {
-            "query": [path.name for path in dataset.query.paths],
-            "identity": dataset.query.ids,
-            "camera": dataset.query.cameras,
-            "first_match_rank": ranked.first_match_rank,
-            "average_precision": ranked.average_precision,
-        }
-    )
 
 
 # ---------------------------------------------------------------------------------------------------- the loop
 
 
 def _train(
-    experiment: Experiment, dataset: ReidDataset, images: np.ndarray, folder: Path, device: torch.device
-) -> tuple[ReidNetwork, float]:
-    """The network after the last epoch, and the seconds that all epochs took."""
+    experiment: Experiment,
+    dataset: ReidDataset,
+    images: np.ndarray,
+    folder: Path,
+    device: torch.device,
+    look_at_test_set: Callable[[ReidNetwork], dict[str, float]] | None = None,
+) -> tuple[ReidNetwork, list[dict[str, float]]]:
+    """The network after the last epoch, and the rows of curves.csv. The best epoch's weights are kept in best.pt if asked for."""
     torch.use_deterministic_algorithms(device.type == "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and guards only against reading such memory
     torch.manual_seed(experiment.seed)
@@ -205,6 +194,10 @@ def _train(
                 optimizer = make_optimizer(experiment, model)  # reset after the warm-up, as the paper's code does
             row = _epoch(experiment, model, optimizer, dataset, images, number, device)
             rows.append(row)
+            if experiment.score_test_every and _is_looked_at(experiment, number):
+                row |= look_at_test_set(model)
+                if experiment.report_epoch == "best_on_test" and _best_on_test(rows) is row:
+                    _save(folder / "best.pt", model.state_dict())  # before the checkpoint: an epoch done again writes it again
             _save(checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows})
             write_atomically(folder / "curves.csv", _as_csv(rows))
             epochs.update(1, loss=row["loss"])
@@ -212,7 +205,18 @@ def _train(
                 f"epoch {number + 1:3d}/{total}  loss {row['loss']:7.3f}  accuracy {row['accuracy']:5.1%}  "
                 f"lr {row['learning_rate']:.1e}  {row['images_per_second']:6.1f} images/s"
             )
-    return model, sum(row["seconds"] for row in rows)
+    return model, rows
+
+
+def _is_looked_at(experiment: Experiment, number: int) -> bool:
+    """Whether the test set is looked at after this epoch: every n-th after the warm-up, and the last."""
+    done = number + 1 - experiment.warmup_epochs
+    return done > 0 and (done % experiment.score_test_every == 0 or done == experiment.epochs)
+
+
+def _best_on_test(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The first row with the highest rank-1 on the test set."""
+    return max((row for row in rows if "test_rank1" in row), key=lambda row: row["test_rank1"])
 
 
 def _epoch(
@@ -256,6 +260,8 @@ def _epoch(
             terms = loss_terms(experiment, model, output, target, epoch)
             loss = sum(terms.values())
             values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
+            if experiment.log_weighted_loss:
+                values["weighted_loss"] = weighted_loss(experiment, output, target).item()
             _require_finite(values, number, step, [dataset.train.paths[row] for row in rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -277,7 +283,7 @@ def _epoch(
 
 
 def loss_terms(
-    experiment: Experiment, model: ReidNetwork, output, target: torch.Tensor, epoch: int
+    experiment: Experiment, model: ReidNetwork, output: ReidOutput, target: torch.Tensor, epoch: int
 ) -> Mapping[str, torch.Tensor]:
     """The weighted terms of L = L_xent + β_tr·L_triplet + β_OF·L_OF + β_OW·L_OW that this experiment has in this epoch."""
     terms = {
@@ -288,12 +294,32 @@ def loss_terms(
     if experiment.triplet_weight:
         triplets = [losses.batch_hard_triplet(head, target, margin=experiment.triplet_margin) for head in output.head_embeddings]
         terms["triplet"] = experiment.triplet_weight * sum(triplets) / len(triplets)
+    power = {"estimator": experiment.eigenvalues, "iterations": experiment.power_steps}
     if experiment.of_weight and epoch >= experiment.of_start_epoch:
-        terms["orthogonal_features"] = losses.orthogonality_features(output.feature_maps, weight=experiment.of_weight)
+        terms["orthogonal_features"] = losses.orthogonality_features(
+            output.feature_maps,
+            weight=experiment.of_weight,
+            squared=experiment.of_squared,
+            smaller_side=experiment.of_smaller_side,
+            **power,
+        )
     if experiment.ow_weight and epoch >= 0:
         weights = losses.orthogonality_targets(model, reach=experiment.ow_reach)
-        terms["orthogonal_weights"] = losses.orthogonality_weights(weights, weight=experiment.ow_weight)
+        terms["orthogonal_weights"] = losses.orthogonality_weights(
+            weights, weight=experiment.ow_weight, factor=experiment.ow_factor, **power
+        )
     return terms
+
+
+@torch.no_grad()
+def weighted_loss(experiment: Experiment, output: ReidOutput, target: torch.Tensor) -> torch.Tensor:
+    """What the released spatial-attention code logs, though it trains the plain sum: 0.8 · parts + 0.2 · all other heads."""
+    per_head = [
+        losses.cross_entropy([logits], target, label_smoothing=experiment.label_smoothing, reduction="sum")
+        for logits in output.logits
+    ]
+    of_parts, of_others = WEIGHTED_LOG
+    return of_parts * sum(per_head[: experiment.parts]) + of_others * sum(per_head[experiment.parts :])
 
 
 def make_optimizer(experiment: Experiment, model: ReidNetwork) -> torch.optim.Optimizer:
@@ -368,9 +394,17 @@ def _claim(folder: Path, record: dict[str, Any]) -> None:
         changed = [f"{name} {before.get(name)!r} → {now.get(name)!r}" for name in names]
         changed += ["other images"] if there.get("data") != record["data"] else []
         changed += ["other code"] if there.get("code") != record["code"] else []
+        changed += ["another checkpoint"] if there.get("checkpoint") != record.get("checkpoint") else []
+        changed += ["other pretrained weights"] if there.get("pretrained") != record.get("pretrained") else []
         aside = set_aside(folder)
         print(f"{folder.name} was made differently ({', '.join(changed)}): kept as {aside.name}, this run starts anew.")
     write_json(note, record)
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    """What a finished run needs no more, files that a killed process had not finished writing among them."""
+    for path in (folder / "checkpoint.pt", folder / "best.pt", *folder.glob("*.tmp")):
+        path.unlink(missing_ok=True)
 
 
 def _as_csv(rows: list[dict[str, float]]) -> str:

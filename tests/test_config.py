@@ -7,9 +7,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reidlib.config import METHODS, PROFILES, ConfigError, Experiment, caveats, choose, differences, experiment_for
+from reidlib.config import (
+    METHODS,
+    PROFILES,
+    TRAINED_SWITCHES,
+    VARIANTS,
+    ConfigError,
+    Experiment,
+    caveats,
+    choose,
+    differences,
+    experiment_for,
+    run_of,
+    title_of,
+)
 from reidlib.datasets import DATASETS
 from reidlib.models import FAMILIES
+from reidlib.switches import SIDES, SWITCHES
 
 IDENTITY = ("method", "dataset", "profile", "seed")
 SETTINGS = [item.name for item in fields(Experiment) if item.name not in IDENTITY]
@@ -23,12 +37,12 @@ def changed(method: str, other: str | None, **overrides) -> dict:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_resolves_under_every_profile(method, profile):
+@pytest.mark.parametrize("method", [*METHODS, *VARIANTS])
+def test_every_row_and_variant_resolves_under_every_profile(method, profile):
     experiment = experiment_for(method, profile=profile, dataset="synthetic", seed=2)
     assert (experiment.method, experiment.profile, experiment.dataset, experiment.seed) == (method, profile, "synthetic", 2)
-    size = PROFILES[profile]
-    for name, value in {**size.settings, **size.by_family.get(experiment.family, {})}.items():
+    size, side = PROFILES[profile], VARIANTS[method].by if method in VARIANTS else {}
+    for name, value in {**size.settings, **size.by_family.get(experiment.family, {}), **side}.items():
         assert getattr(experiment, name) == value
     # and comes back from the JSON in which a run keeps it
     assert Experiment(**json.loads(json.dumps(experiment.as_dict()))) == experiment
@@ -49,7 +63,9 @@ GAP = {
     "crop_probability": 0.0,
     "erase_probability": 0.0,
     "flip_evaluation": False,
+    "rerank": True,
 }
+PARTS = {"parts": 6, "log_weighted_loss": True}
 
 
 @pytest.mark.parametrize(
@@ -66,8 +82,10 @@ GAP = {
         ("abdnet", "abdnet-xe", {"triplet_weight": 0.1, "images_per_identity": 4}),
         ("gap", None, GAP),
         ("gap+sa1", "gap", {"spatial_attention": "sa1"}),
-        ("pfsa-parts", "gap", {"parts": 6}),
-        ("pfsa-without-sa", "gap", {"parts": 6, "deep_supervision": True}),
+        ("gap-256", "gap", {"global_bottleneck": True, "epochs": 60}),
+        ("gap-256+sa1", "gap-256", {"spatial_attention": "sa1"}),
+        ("pfsa-parts", "gap", PARTS),
+        ("pfsa-without-sa", "gap", {**PARTS, "deep_supervision": True}),
         ("pfsa", "pfsa-without-sa", {"spatial_attention": "sa2"}),
         ("pfsa+sa1", "pfsa", {"spatial_attention": "sa1+sa2"}),
     ],
@@ -82,7 +100,9 @@ def test_every_row_is_covered_and_differs_from_a_row_before_it():
         "baseline", "baseline+pam", "baseline+cam", "baseline+pam+cam", "baseline+of", "baseline+ow", "baseline+of+ow",
         "abdnet-xe", "abdnet",
     ]  # fmt: skip
-    assert names[9:] == ["gap", "gap+sa1", "pfsa-parts", "pfsa-without-sa", "pfsa", "pfsa+sa1"]
+    assert names[9:] == [
+        "gap", "gap+sa1", "gap-256", "gap-256+sa1", "pfsa-parts", "pfsa-without-sa", "pfsa", "pfsa+sa1",
+    ]  # fmt: skip
     for index, row in enumerate(METHODS.values()):
         assert row.differs_from in ("", *names[:index])
         assert set(row.by) <= set(SETTINGS)
@@ -100,7 +120,9 @@ def test_abdnet_under_the_paper_profile(method):
         "optimizer": "adam", "learning_rate": 3e-4, "trunk_rate": 1.0, "weight_decay": 5e-4, "schedule": "steps",
         "milestones": (20, 40), "warmup_epochs": 10, "epochs": 80, "batch_size": 64, "steps_per_epoch": 0,
         "crop_probability": 0.5, "flip_probability": 0.5, "erase_probability": 0.5, "flip_evaluation": True,
-        "cam_most_similar_first": False,
+        "cam_most_similar_first": False, "before_head": True, "attention_per_stripe": True, "branch_order": "global-first",
+        "ow_factor": 10.0, "of_squared": False, "of_smaller_side": False, "eigenvalues": "rayleigh", "power_steps": 1,
+        "classes": 0, "rerank": False, "score_test_every": 0, "report_epoch": "last", "log_weighted_loss": False,
     }  # fmt: skip
     assert {name: getattr(experiment, name) for name in facts} == facts
     assert (experiment.triplet_weight, experiment.images_per_identity) == ((0.1, 4) if method == "abdnet" else (0, 0))
@@ -114,11 +136,16 @@ def test_pfsa_under_the_paper_profile(method):
         "family": "pfsa", "backbone": "resnet50", "pretrained": True, "last_stride": 1, "height": 384, "width": 128,
         "dropout": 0.5, "feature_dim": 256, "sa_normalization": "sum", "label_smoothing": 0, "heads": "sum", "optimizer": "sgd",
         "learning_rate": 0.1, "trunk_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "steps",
-        "milestones": (40, 80), "warmup_epochs": 0, "epochs": 100, "batch_size": 48, "images_per_identity": 0,
+        "milestones": (40, 80), "warmup_epochs": 0, "batch_size": 48, "images_per_identity": 0,
         "steps_per_epoch": 0, "crop_probability": 0, "flip_probability": 0.5, "erase_probability": 0, "flip_evaluation": False,
-        "triplet_weight": 0, "of_weight": 0, "ow_weight": 0,
+        "triplet_weight": 0, "of_weight": 0, "ow_weight": 0, "classes": 0, "score_test_every": 0, "report_epoch": "last",
+        "rerank": True, "rerank_merge_threshold": 0.0, "rerank_half_precision": True,
     }  # fmt: skip
     assert {name: getattr(experiment, name) for name in facts} == facts
+    # the project's own ablation has a feature of 256 and 60 epochs, the published model 100
+    ablation = method.startswith("gap-256")
+    assert (experiment.epochs, experiment.global_bottleneck) == ((60, True) if ablation else (100, False))
+    assert experiment.log_weighted_loss == (experiment.parts > 0), "nothing is weighed where there are no parts"
 
 
 def test_small_profiles_keep_what_a_method_is():
@@ -129,7 +156,9 @@ def test_small_profiles_keep_what_a_method_is():
                 keywords = {"profile": profile}
                 one, two = experiment_for(method, **keywords), experiment_for(row.differs_from, **keywords)
                 differ = {name for name in SETTINGS if getattr(one, name) != getattr(two, name)}
-                assert differ == set(row.by), (profile, method)
+                lost = set(row.by) & set(PROFILES[profile].settings)
+                assert differ == set(row.by) - lost, (profile, method)
+                assert lost <= {"epochs"}, "how long a row trains is the profile's to say, what it is is not"
 
 
 def test_profiles_have_the_runs_that_the_design_names():
@@ -154,7 +183,14 @@ def test_overrides_win_over_profile_over_method():
     assert experiment_for("baseline", profile="demo").learning_rate == PROFILES["demo"].settings["learning_rate"]
     assert experiment_for("gap", profile="demo").learning_rate == PROFILES["demo"].by_family["pfsa"]["learning_rate"]
     assert experiment_for("gap", profile="demo", learning_rate=0.02).learning_rate == 0.02
-    assert differences("pfsa") == {**METHODS["gap"].by, "parts": 6, "deep_supervision": True, "spatial_attention": "sa2"}
+    assert experiment_for("gap-256").epochs == 60
+    for profile in ("smoke", "demo", "full"):
+        assert experiment_for("gap-256", profile=profile).epochs == experiment_for("gap", profile=profile).epochs
+    assert differences("pfsa") == {**METHODS["gap"].by, **PARTS, "deep_supervision": True, "spatial_attention": "sa2"}
+    # a variant's side wins over the profile, which may have changed the same setting, and yields to the caller
+    assert experiment_for("abdnet", profile="demo").erase_probability == 0.0
+    assert experiment_for("abdnet.augmentation.as-written", profile="demo").erase_probability == 0.5
+    assert experiment_for("abdnet.augmentation.as-written", profile="demo", erase_probability=0.25).erase_probability == 0.25
 
 
 @pytest.mark.parametrize(
@@ -164,6 +200,8 @@ def test_overrides_win_over_profile_over_method():
         (["baseline"], {"profile": "dmeo"}, ["profile 'dmeo'", "Did you mean 'demo'?"]),
         (["baseline"], {"epoch": 3}, ["setting 'epoch'", "Did you mean 'epochs'?"]),
         (["baseline"], {"tripletweight": 1.0, "images_per_identity": 4}, ["Did you mean 'triplet_weight'?"]),
+        (["abdnet.cam-sign"], {}, ["method 'abdnet.cam-sign'", "Known: baseline"]),
+        (["abdnet.cam-sgin.as-written"], {"profile": "demo"}, ["method 'abdnet.cam-sgin.as-written'"]),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(arguments, keywords, parts):
@@ -200,6 +238,12 @@ def test_method_dataset_profile_and_seed_are_no_overridable_settings():
         ("milestones", (20.5,), "milestones"),
         ("milestones", (0, 20), "milestones"),
         ("milestones", "20,40", "milestones"),
+        ("before_head", 0, "expected bool, got int"),
+        ("classes", 751.0, "expected int, got float"),
+        ("score_test_every", True, "expected int, got bool"),
+        ("ow_factor", "10", "expected float, got str"),
+        ("rerank", "yes", "expected bool, got str"),
+        ("report_epoch", 3, "expected str, got int"),
     ],
 )
 def test_values_of_the_wrong_type_are_refused(name, value, expected):
@@ -219,6 +263,9 @@ def test_values_of_the_wrong_type_are_refused(name, value, expected):
         ("epochs", 0), ("warmup_epochs", -1), ("dropout", 1.1), ("label_smoothing", -0.1), ("flip_probability", 2.0),
         ("crop_probability", -1.0), ("erase_probability", 1.5), ("momentum", 1.1), ("seed", -1), ("parts", -1),
         ("steps_per_epoch", -1), ("images_per_identity", -4), ("weight_decay", -1.0), ("trunk_rate", -0.1),
+        ("branch_order", "abd-first"), ("eigenvalues", "exact"), ("power_steps", 0), ("ow_factor", -1.0), ("classes", -1),
+        ("ow_factor", float("inf")), ("report_epoch", "best"), ("score_test_every", -1), ("rerank_merge_threshold", 1.5),
+        ("rerank_merge_threshold", -0.1), ("feature_dim", 0),
     ],
 )  # fmt: skip
 def test_values_outside_their_range_are_refused(name, value):
@@ -245,12 +292,25 @@ def test_an_int_is_taken_for_a_float_and_stored_as_one():
         ({"triplet_weight": 0.1, "images_per_identity": 1}, "images_per_identity of 2 or more"),
         ({"family": "pfsa", "spatial_attention": "sa2"}, "deep_supervision = True"),
         ({"family": "pfsa", "spatial_attention": "sa1+sa2"}, "deep_supervision = True"),
+        ({"attentive_branch": False, "branch_order": "attentive-first"}, "attentive_branch = True"),
+        ({"attentive_branch": False, "pam": True}, "attentive_branch = True"),
+        ({"report_epoch": "best_on_test"}, "score_test_every of 1 or more"),
+        ({"log_weighted_loss": True}, "parts of 1 or more"),
+        ({"family": "pfsa", "log_weighted_loss": True, "deep_supervision": True}, "parts of 1 or more"),
     ],
 )
 def test_impossible_combinations_are_refused(settings, words):
     with pytest.raises(ConfigError) as error:
         Experiment(**settings)
     assert words in str(error.value)
+
+
+def test_what_an_impossible_combination_lacks_makes_it_possible():
+    """The refusals are of the combination, not of the setting."""
+    assert Experiment(branch_order="attentive-first").attentive_branch
+    assert Experiment(report_epoch="best_on_test", score_test_every=1).report_epoch == "best_on_test"
+    assert Experiment(score_test_every=5).report_epoch == "last", "the curves may be looked at and the last epoch reported"
+    assert Experiment(family="pfsa", parts=6, log_weighted_loss=True).log_weighted_loss
 
 
 def test_orthogonal_features_are_refused_for_networks_that_have_none():
@@ -281,6 +341,117 @@ def test_an_experiment_cannot_be_changed_in_place():
 def test_every_network_setting_is_a_setting():
     for _, names in FAMILIES.values():
         assert set(names) <= set(SETTINGS)
+
+
+# ---------------------------------------------------------------------------------------------------- variants
+
+every_switch = pytest.mark.parametrize("switch", [pytest.param(switch, id=switch.name) for switch in SWITCHES])
+every_trained_switch = pytest.mark.parametrize(
+    "switch", [pytest.param(switch, id=switch.name) for switch in SWITCHES if switch.effect == "training"]
+)
+
+# Where a row is not as released under the papers' settings, which its switch must say and give the reason for.
+NOT_AS_RELEASED = {
+    "branch-order": "fixed",
+    "report-epoch": "flatters",
+    "augmentation": "published settings",
+    "classes": "of the data set",
+    "reranking": "both are given",
+}
+
+
+def test_variants_are_both_sides_of_every_trained_switch_and_no_rows():
+    names = [switch.name for switch in SWITCHES]
+    assert len(set(names)) == len(names)
+    assert list(VARIANTS) == [f"{s.base}.{s.name}.{side}" for s in SWITCHES if s.name in TRAINED_SWITCHES for side in SIDES]
+    assert not set(VARIANTS) & set(METHODS)
+    titles = [title_of(name) for name in (*METHODS, *VARIANTS)]
+    assert len(set(titles)) == len(titles), "figures and tables call them by their titles"
+    assert title_of("abdnet.ow-reach.as-written") == "ABD-Net, convolutions that O.W. reaches: as written"
+    with pytest.raises(ConfigError, match="Did you mean 'abdnet.ow-reach.as-written'"):
+        title_of("abdnet.ow-reach.as_written")
+
+
+@every_switch
+def test_both_sides_of_a_switch_are_settings_with_valid_and_different_values(switch):
+    assert switch.base in METHODS
+    if switch.effect == "none":
+        assert switch.as_written == switch.as_released == {}
+        return
+    written = dict(switch.as_written)
+    released = dict(switch.as_released)
+    row = experiment_for(switch.base)
+    if switch.number == "all":
+        assert released == {}, "as released it is the row itself"
+        released = {name: getattr(row, name) for name in written}
+    assert set(written) == set(released) <= set(SETTINGS) and written
+    for side in (written, released):
+        kept = experiment_for(switch.base, **side)  # refuses what no setting takes
+        assert {name: getattr(kept, name) for name in side} == side
+    assert all(written[name] != released[name] for name in written)
+
+
+@every_switch
+def test_the_default_is_the_released_side_except_where_the_switch_says_why(switch):
+    row = experiment_for(switch.base)
+    as_released = all(getattr(row, name) == value for name, value in switch.as_released.items())
+    assert as_released == (switch.name not in NOT_AS_RELEASED)
+    if not as_released:
+        assert NOT_AS_RELEASED[switch.name] in switch.here
+        assert all(getattr(row, name) == value for name, value in switch.as_written.items()), "then it is the written side"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@every_trained_switch
+def test_a_variant_differs_from_its_row_by_its_switch_alone(switch, profile):
+    row = experiment_for(switch.base, profile=profile)
+    for side in SIDES:
+        name = f"{switch.base}.{switch.name}.{side}"
+        variant, wanted = experiment_for(name, profile=profile), switch.side(side)
+        differ = {setting for setting in SETTINGS if getattr(variant, setting) != getattr(row, setting)}
+        assert differ == {setting for setting, value in wanted.items() if getattr(row, setting) != value}
+        assert {setting: getattr(variant, setting) for setting in wanted} == dict(wanted)
+        assert (run_of(switch, side, profile) == switch.base) == (not differ)
+        another_row = "pfsa+sa1" if switch.name == "sa1" and side == "as-written" else name  # that row is this side already
+        assert run_of(switch, side, profile) in (another_row, switch.base)
+    assert run_of(switch, "as-written", profile) != run_of(switch, "as-released", profile)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@every_trained_switch
+def test_one_side_of_a_switch_is_the_row(switch, profile):
+    """But for augmentation in the small profiles: crop without erasing is neither side."""
+    sides = [run_of(switch, side, profile) for side in SIDES]
+    on_neither_side = switch.name == "augmentation" and profile != "paper"
+    assert sides.count(switch.base) == (0 if on_neither_side else 1)
+
+
+def test_a_setting_given_for_every_run_leaves_its_switch_one_side():
+    """--set wins over both sides: what is trained is the row, and there is nothing to compare."""
+    (switch,) = (switch for switch in SWITCHES if switch.name == "ow-factor")
+    assert {run_of(switch, side, "demo", ow_factor=3.0) for side in SIDES} == {"abdnet"}
+    assert run_of(switch, "as-written", "demo", epochs=3) == "abdnet.ow-factor.as-written"
+
+
+def test_all_at_once_is_the_sum_of_its_switches():
+    by_name = {switch.name: switch for switch in SWITCHES}
+    for name, paper in (("all-of-abdnet", "ABD-Net"), ("all-of-pfsa", "PFSA")):
+        together = by_name[name]
+        numbers = together.what.removesuffix(" at once").split(", ")
+        parts = [switch for switch in SWITCHES if switch.paper == paper and switch.number in numbers]
+        assert len(parts) == len(numbers) > 1 and together.base == parts[0].base
+        assert together.as_written == {setting: value for part in parts for setting, value in part.as_written.items()}
+        assert all(part.effect == "training" for part in parts)
+
+
+def test_profiles_train_the_switches_that_they_say():
+    assert PROFILES["smoke"].switches == ("ow-reach",) and PROFILES["demo"].switches == ()
+    assert PROFILES["full"].switches == PROFILES["paper"].switches == TRAINED_SWITCHES
+    assert [switch.name for switch in SWITCHES if switch.effect == "training"] == list(TRAINED_SWITCHES)
+    for profile in PROFILES:
+        for name in PROFILES[profile].switches:
+            (switch,) = (switch for switch in SWITCHES if switch.name == name)
+            assert switch.base in PROFILES[profile].methods
 
 
 # ---------------------------------------------------------------------------------------------------- caveats

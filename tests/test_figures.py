@@ -111,6 +111,83 @@ def test_scores_draws_points_intervals_and_references():
     assert colours[0] == colours[1] != colours[2]
 
 
+def untrained_and_effects():
+    """Two switches of one paper and two of the other, the last of which needs no training; the first and last were run."""
+    nan = float("nan")
+    untrained = pd.DataFrame(
+        {"name": ["sign", "head", "sa1"], "gradient_cosine": [0.5, -0.25, 1.0], "distance_change": [0.125, 0.0, 0.5]}
+    )
+    effects = pd.DataFrame(
+        [
+            ["ABD-Net", "4", "sign", "sign of `cam`", 2, -0.02, -0.03, -0.01, "differs (one seed)"],
+            ["ABD-Net", "5", "head", "the plain path, `before`", 0, nan, nan, nan, "not run"],
+            ["PFSA", "2", "sa1", "SA₁", 0, nan, nan, nan, "not run"],
+            ["PFSA", "5", "reranking", "scores published", 1, 0.01, -0.005, 0.025, "indistinguishable"],
+        ],
+        columns=[
+            "paper",
+            "number",
+            "name",
+            "what",
+            "seeds",
+            "map_difference",
+            "map_difference_low",
+            "map_difference_high",
+            "verdict",
+        ],
+    )
+    return untrained, effects
+
+
+def test_switch_effects_draws_what_was_run_and_says_what_was_not():
+    figure = drawn(figures.switch_effects(*untrained_and_effects(), "Paper against code"))
+    gradients, distances, scores = figure.axes
+    assert [label.get_text() for label in gradients.get_yticklabels()] == [
+        "sign of cam  ·  ABD-Net 4", "the plain path, before  ·  ABD-Net 5", "SA₁  ·  PFSA 2", "scores published  ·  PFSA 5",
+    ]  # fmt: skip
+    assert gradients.get_yticks().tolist() == [3, 2, 1, 0], "the first switch is on top"
+
+    def points(axis):
+        return [(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines if line.get_marker() == "o"]
+
+    assert points(gradients) == [(0.5, 3), (-0.25, 2), (1.0, 1)]
+    assert points(distances) == [(12.5, 3), (0.0, 2), (50.0, 1)]
+    np.testing.assert_allclose(points(scores), [(-2, 3), (1, 0)])
+    intervals = [line for line in scores.lines if line.get_linewidth() == 2.5]
+    np.testing.assert_allclose([line.get_xdata() for line in intervals], [[-3, -1], [-0.5, 2.5]])
+    certain, uncertain = (to_hex(line.get_color()) for line in intervals)
+    assert int(certain[1:3], 16) > 2 * int(certain[3:5], 16), "red where they differ"
+    assert uncertain[1:3] == uncertain[3:5] == uncertain[5:7]
+    assert gradients.get_xlim()[0] < -0.25, "an opposite gradient has to be seen"
+
+    def notes(axis):
+        return [(note.get_text(), note.xy[1]) for note in axis.texts]
+
+    assert notes(gradients) == notes(distances) == [("scoring only", 0)]
+    assert notes(scores) == [("not run", 2), ("not run", 1)]
+    for axis in figure.axes:
+        assert [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == ":"] == [1.5], "between the papers"
+    assert figure.get_suptitle() == "Paper against code"
+    assert "written − released" in scores.get_xlabel()
+
+
+def test_switch_effects_where_nothing_was_run():
+    untrained, effects = untrained_and_effects()
+    effects["seeds"] = 0
+    effects.loc[:, "map_difference":"map_difference_high"] = float("nan")
+    *_, scores = drawn(figures.switch_effects(untrained, effects, "t")).axes
+    assert texts(scores) == ["not run"] * 4
+    assert scores.get_xticks().tolist() == [0] and scores.get_xlim() == (-1, 1), "no scale is made up"
+
+
+def test_switch_effects_write_their_notes_from_top_to_bottom():
+    """The order of a set of names would change from process to process, and the PDF's bytes with it."""
+    untrained, effects = untrained_and_effects()
+    figure = drawn(figures.switch_effects(untrained.iloc[:0], effects, "t"))
+    for axis in figure.axes[:2]:
+        assert [note.xy[1] for note in axis.texts] == [3, 2, 1, 0]
+
+
 def test_heat_overlay_by_hand():
     """Half of the image, half of jet, whose ends are (0, 0, 0.5) and (0.5, 0, 0)."""
     image = np.full((1, 2, 3), 200, np.uint8)

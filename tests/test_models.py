@@ -3,6 +3,7 @@
 import math
 import pickle
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
 
@@ -13,9 +14,9 @@ from conftest import golden, golden_shapes, released_state
 from torch import nn
 
 from reidlib.checkpoints import CheckpointError, load_released_checkpoint
-from reidlib.config import METHODS
+from reidlib.config import METHODS, experiment_for
 from reidlib.errors import ReidError
-from reidlib.models import ABDNet, PFSANet, ReidOutput, build_model
+from reidlib.models import ABDNet, PFSANet, ReidOutput, build_model, model_from_experiment
 from reidlib.models.backbone import build_trunk
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -205,6 +206,173 @@ def test_attention_of_deep_supervision_leaves_the_embedding_alone():
     assert not torch.allclose(embeddings["none"], embeddings["sa1"])
 
 
+# ---- switches between paper and released code
+
+
+def with_open_gates(network: nn.Module) -> nn.Module:
+    """γ starts at 0, where attention does nothing."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("gamma"):
+                parameter.fill_(0.7)
+    return network
+
+
+@torch.no_grad()
+def test_without_a_head_before_is_the_reduced_stripe_itself():
+    network = with_open_gates(small_model("abdnet", before_head=False)).eval()
+    names = [name for name, _ in network.named_parameters()]
+    assert not any(".before" in name and "heads.before" in name for name in names)
+    assert {name.split(".")[2] for name in names if ".heads." in name} == {"cam", "pam"}
+    with_head = small_model("abdnet")
+    extra = [parameter for name, parameter in with_head.named_parameters() if ".heads.before." in name]
+    counts = [sum(p.numel() for p in model.parameters()) for model in (with_head, network)]
+    assert counts[0] - counts[1] == sum(p.numel() for p in extra) > 0, "nothing else went with it"
+
+    x, branch = torch.rand(3, 256, 6, 2), network.attentive_branch
+    _, _, maps = branch(x)
+    stripes = branch.cut(branch.reduction(branch.layer4(x)))
+    assert list(maps) == ["before", "cam", "pam", "after"]
+    for index, stripe in enumerate(stripes):
+        assert torch.equal(maps["before"][index], stripe)
+        summed = stripe + maps["cam"][index] + maps["pam"][index]
+        torch.testing.assert_close(maps["after"][index], branch.sum_conv[1](summed))
+    released = with_head.eval().attentive_branch
+    before = released(x)[2]["before"][0]
+    assert not torch.allclose(before, released.cut(released.reduction(released.layer4(x)))[0], atol=1e-3)
+
+
+@torch.no_grad()
+def test_attention_on_the_whole_map_is_cut_after_it():
+    torch.manual_seed(3)
+    whole = with_open_gates(small_model("abdnet", attention_per_stripe=False)).eval()
+    torch.manual_seed(3)
+    striped = with_open_gates(small_model("abdnet")).eval()
+    images = torch.rand(2, 3, 96, 32)
+    output, other = whole(images), striped(images)
+    assert {name: [tuple(m.shape) for m in maps] for name, maps in output.feature_maps.items() if name != "intermediate"} == {
+        name: [(2, 32, 6, 2)] for name in ("before", "cam", "pam", "after")
+    }
+    after = output.feature_maps["after"][0]
+    for index, rows in enumerate((slice(0, 3), slice(3, 6))):
+        torch.testing.assert_close(output.head_embeddings[1 + index], after[:, :, rows].mean((2, 3)))
+    torch.testing.assert_close(output.head_embeddings[0], other.head_embeddings[0], rtol=0, atol=0)
+    for index in (1, 2):  # the same weights, but stripes see neither each other nor across the cut
+        assert not torch.allclose(output.head_embeddings[index], other.head_embeddings[index], atol=1e-4)
+    # A head's two 3 × 3 convolutions reach two rows: of three, only the first is out of reach of what lies below the cut.
+    ours, theirs = output.feature_maps["before"][0], other.feature_maps["before"][0]
+    torch.testing.assert_close(ours[:, :, :1], theirs[:, :, :1])
+    for row in (1, 2):
+        assert not torch.allclose(ours[:, :, row], theirs[:, :, row], atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@torch.no_grad()
+def test_with_one_stripe_whole_map_and_stripe_are_the_same(training):
+    networks = []
+    for per_stripe in (True, False):
+        torch.manual_seed(4)
+        network = small_model("abdnet", stripes=1, attention_per_stripe=per_stripe)
+        networks.append(with_open_gates(network).train(training))
+    outputs = []
+    for network in networks:
+        torch.manual_seed(5)  # dropout
+        outputs.append(network(torch.rand(2, 3, 64, 32, generator=torch.Generator().manual_seed(6))))
+    one, other = outputs
+    assert torch.equal(one.embedding, other.embedding)
+    assert all(torch.equal(a, b) for a, b in zip(one.logits, other.logits, strict=True))
+    for name, maps in one.feature_maps.items():
+        assert len(maps) == 1 and torch.equal(maps[0], other.feature_maps[name][0]), name
+
+
+@torch.no_grad()
+def test_the_other_branch_order_permutes_heads_and_embedding_and_nothing_else():
+    networks = []
+    for order in ("global-first", "attentive-first"):
+        torch.manual_seed(7)
+        networks.append(with_open_gates(small_model("abdnet", branch_order=order)).eval())
+    images = torch.rand(4, 3, 64, 32)
+    first, other = (network(images) for network in networks)
+    assert list(networks[0].state_dict()) == list(networks[1].state_dict()), "runs of both orders can be read"
+    for heads in ("logits", "head_embeddings"):
+        ours, theirs = getattr(first, heads), getattr(other, heads)
+        assert len(ours) == 3
+        assert all(torch.equal(theirs[place], ours[head]) for place, head in enumerate((1, 2, 0)))
+    assert torch.equal(other.embedding, torch.cat([first.embedding[:, 48:], first.embedding[:, :48]], 1))
+    assert not torch.equal(other.embedding, first.embedding)
+    torch.testing.assert_close(torch.cdist(other.embedding, other.embedding), torch.cdist(first.embedding, first.embedding))
+    assert all(
+        torch.equal(m, other.feature_maps[name][i]) for name, maps in first.feature_maps.items() for i, m in enumerate(maps)
+    )
+
+
+@torch.no_grad()
+def test_a_released_file_fits_either_branch_order_and_the_whole_map():
+    """These switches change how the network is run, not what it holds."""
+    state = released_state(golden_shapes("abdnet")["abdnet"], branches=("abd", "global"))
+    values = golden("abdnet_models")
+    network = load_released_checkpoint(ABDNet(751, branch_order="attentive-first", attention_per_stripe=False), state).eval()
+    output = network(values["image"])
+    expected = values["abdnet.feature"]
+    torch.testing.assert_close(output.embedding[:, 2048:], expected[:, :1024], **CLOSE)
+    assert not torch.allclose(output.embedding[:, :2048], expected[:, 1024:], atol=1e-3)
+    with pytest.raises(CheckpointError, match=r"left over: .*heads\.before"):
+        load_released_checkpoint(ABDNet(751, before_head=False), state)
+
+
+def test_a_fixed_number_of_classes():
+    """The released spatial-attention code has 751 outputs whatever the data."""
+    settings = {"pretrained": False, "backbone": "resnet18"}
+    for method in ("pfsa", "abdnet"):
+        experiment = experiment_for(method, classes=751, reduced_dim=16, embedding_dim=16, head_dim=16, **settings)
+        output = model_from_experiment(experiment, 5).eval()(torch.rand(1, 3, 96, 32))
+        assert {tuple(logits.shape) for logits in output.logits} == {(1, 751)}
+        assert model_from_experiment(experiment, 751) is not None
+        with pytest.raises(ReidError, match="classes = 751 are too few for 752 people"):
+            model_from_experiment(experiment, 752)
+    follows = model_from_experiment(experiment_for("gap", **settings), 5)
+    assert follows.global_classifier.out_features == 5
+
+
+@torch.no_grad()
+def test_the_ablations_bottleneck_leaves_the_test_embedding_as_it_is():
+    """Feature 256 stands before the classifier; the test embedding is pooled before it."""
+    outputs = {}
+    for method in ("gap", "gap-256"):
+        torch.manual_seed(8)
+        outputs[method] = small_model(method).eval()(torch.rand(2, 3, 64, 32, generator=torch.Generator().manual_seed(9)))
+    assert outputs["gap-256"].head_embeddings[0].shape == (2, 256) and outputs["gap"].head_embeddings[0].shape == (2, 512)
+    assert torch.equal(outputs["gap-256"].embedding, outputs["gap"].embedding)
+    network = build_model("gap-256", 5)
+    assert network.bottleneck[1].weight.shape == (256, 2048, 1, 1)
+    assert network.global_classifier.weight.shape == (5, 256) and not network.part_classifiers
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides"),
+    [
+        ("abdnet", {"before_head": False, "attention_per_stripe": False, "branch_order": "attentive-first", "classes": 751}),
+        ("gap-256", {}),
+        ("pfsa", {"classes": 751, "spatial_attention": "sa1+sa2"}),
+    ],
+)
+def test_a_pretrained_file_goes_through_with_the_switches_thrown(tmp_path, method, overrides):
+    from torchvision.models import resnet18
+
+    state = resnet18().state_dict()
+    path = tmp_path / "resnet18.pth"
+    torch.save(state, path)
+    small = SMALL_ABDNET if method == "abdnet" else SMALL
+    network = model_from_experiment(experiment_for(method, pretrained=str(path), **small, **overrides), 5)
+    theirs = list(torch.nn.Sequential(*network.trunk_modules()[:4]).state_dict().values())
+    expected = [value for name, value in state.items() if not name.startswith(("layer4.", "fc."))]
+    assert len(theirs) == len(expected) and all(torch.equal(a, b) for a, b in zip(theirs, expected, strict=True))
+    del state["layer4.1.bn2.weight"]
+    torch.save(state, path)
+    with pytest.raises(ReidError, match=r"1 missing: layer4\.1\.bn2\.weight"):
+        model_from_experiment(experiment_for(method, pretrained=str(path), **small, **overrides), 5)
+
+
 # ---- start values
 
 
@@ -273,6 +441,13 @@ def test_pretrained_file(tmp_path):
         build_model("gap", 5, pretrained=str(path), **SMALL).layer3[0].conv1.weight, state["layer3.0.conv1.weight"]
     )
 
+    counted = [name for name in state if name.endswith("num_batches_tracked")]
+    torch.save({name: value for name, value in state.items() if name not in counted}, path)  # before PyTorch 0.4.1
+    assert torch.equal(build_trunk("resnet18", pretrained=path).layer1[0].conv1.weight, state["layer1.0.conv1.weight"])
+    torch.save({name: value for name, value in state.items() if name != counted[0]}, path)
+    with pytest.raises(ReidError, match=f"1 missing: {counted[0]}"):
+        build_trunk("resnet18", pretrained=path)
+
     del state["bn1.bias"]
     state["extra"] = torch.zeros(1)
     state["conv1.weight"] = torch.zeros(64, 3, 3, 3)
@@ -288,7 +463,7 @@ def test_pretrained_file_that_is_none(tmp_path):
         build_trunk("resnet18", pretrained=tmp_path / "absent.pth")
     path = tmp_path / "page.pth"
     path.write_text("<html>not found</html>")
-    with pytest.raises(ReidError, match="cannot be read as a PyTorch state dict"):
+    with pytest.raises(ReidError, match=r"cannot be read as a PyTorch checkpoint \(Unsupported operand 60\)"):
         build_trunk("resnet18", pretrained=path)
     torch.save([1, 2], path)
     with pytest.raises(ReidError, match="no plain state dict"):
@@ -364,6 +539,8 @@ def test_other_number_of_identities():
     assert torch.equal(network.global_classifier.weight, before)
     assert torch.equal(network.bottleneck[1].weight, state["local_conv.weight"])
     assert torch.equal(network.supervision_convs["layer2"].weight, state["local_conv_layer2.weight"])
+    with pytest.raises(CheckpointError, match=r"left over: .*part_classifiers\.5\.weight"):  # a head too many is no other size
+        load_released_checkpoint(PFSANet(10, parts=5), state, drop_classifiers=True)
 
 
 def test_checkpoint_from_before_batches_were_counted():
@@ -406,6 +583,9 @@ def test_unreadable_checkpoints(tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_released_checkpoint(network, path)
+    torch.save({"state_dict": network.state_dict(), "arguments": Path("run")}, path)  # an object whose making is a call
+    with pytest.raises(CheckpointError, match="more than tensors and plain values .*pathlib.*refused"):
+        load_released_checkpoint(network, path)
     torch.save({"epoch": 3}, path)
     with pytest.raises(CheckpointError, match="no state dict"):
         load_released_checkpoint(network, path)
@@ -421,6 +601,7 @@ def test_unreadable_checkpoints(tmp_path):
         (lambda: ABDNet(5, attentive_branch=False), "attentive branch"),
         (lambda: ABDNet(0), "num_classes"),
         (lambda: ABDNet(5, last_stride=3), "last_stride"),
+        (lambda: ABDNet(5, branch_order="random"), "'global-first' or 'attentive-first'"),
         (lambda: PFSANet(5, spatial_attention="sa3"), "sa1, sa2"),
         (lambda: PFSANet(5, deep_supervision=False), "deep_supervision to True"),
         (lambda: PFSANet(5, feature_dim=None), "feature_dim"),

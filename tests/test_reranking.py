@@ -32,11 +32,15 @@ def test_golden(key, settings):
     np.testing.assert_allclose(double, expected, rtol=1e-12)
 
 
-def dense(query, gallery, k1, k2, lambda_value, threshold):
-    """The definition with sets and full (N, N) matrices."""
+def dense(query, gallery, k1, k2, lambda_value, threshold, half_precision=False):
+    """The definition with sets and full (N, N) matrices; with half_precision rounded where the released code stored."""
+
+    def stored(values):
+        return values.astype(np.float16).astype(np.float64) if half_precision else values
+
     features = np.concatenate([query, gallery]).astype(np.float64)
     distance = ((features[:, None] - features) ** 2).sum(axis=2)
-    distance /= distance.max(axis=1, keepdims=True)
+    distance = stored(distance / distance.max(axis=1, keepdims=True))
     rank = np.argsort(distance - np.eye(len(features)), axis=1, kind="stable")  # an image is its own first neighbour
 
     def reciprocal(i, k):
@@ -52,11 +56,14 @@ def dense(query, gallery, k1, k2, lambda_value, threshold):
                 members |= other
         members = sorted(members)
         encoding[i, members] = np.exp(-distance[i, members])
-    encoding /= encoding.sum(axis=1, keepdims=True)
-    encoding = np.stack([encoding[rank[i, :k2]].mean(axis=0) for i in range(len(features))])
+    encoding = stored(encoding / encoding.sum(axis=1, keepdims=True))
+    if k2 > 1:
+        encoding = stored(np.stack([encoding[rank[i, :k2]].mean(axis=0) for i in range(len(features))]))
     first, second = encoding[: len(query), None], encoding[None, len(query) :]
-    jaccard = 1 - np.minimum(first, second).sum(axis=2) / np.maximum(first, second).sum(axis=2)
-    return (1 - lambda_value) * jaccard + lambda_value * distance[: len(query), len(query) :]
+    shared = np.minimum(first, second).sum(axis=2)
+    # The released code takes Σ max = 2 - Σ min in either precision, which rounded rows of V keep only nearly.
+    jaccard = 1 - shared / (2 - shared if half_precision else np.maximum(first, second).sum(axis=2))
+    return stored((1 - lambda_value) * jaccard + lambda_value * distance[: len(query), len(query) :])
 
 
 def people(queries, gallery, identities, dim=6, seed=0):
@@ -78,6 +85,36 @@ def test_equals_the_dense_form(settings):
     assert len(np.unique(np.concatenate([query, gallery]), axis=0)) < 130  # there are duplicates
     result = k_reciprocal_distances(query, gallery, *settings[:3], merge_threshold=settings[3])
     np.testing.assert_allclose(result, dense(query, gallery, *settings), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [(20, 6, 0.3, 0.0), (20, 6, 0.3, 2 / 3), (6, 1, 0.5, 0.0), (9, 2, 1.0, 0.5)])
+def test_half_precision_equals_the_dense_form_rounded_at_the_same_places(settings):
+    """Float64 features, so that only the float16 roundings count: one too few or too many moves a share of the distances."""
+    query, gallery = (values.astype(np.float64) for values in people(20, 110, 12, dim=3))
+    k1, k2, lambda_value, threshold = settings
+    result = k_reciprocal_distances(query, gallery, k1, k2, lambda_value, merge_threshold=threshold, half_precision=True)
+    np.testing.assert_array_equal(result, result.astype(np.float16), err_msg="the result is stored in half precision")
+    expected = dense(query, gallery, *settings, half_precision=True)
+    assert (result == expected).mean() > 0.998, "all but where the last rounding is a tie"
+    np.testing.assert_allclose(result, expected, atol=2**-10, rtol=0)
+    assert (result == dense(query, gallery, *settings)).mean() < 0.5
+    single = k_reciprocal_distances(
+        *(v.astype(np.float32) for v in (query, gallery)), *settings[:3], merge_threshold=threshold, half_precision=True
+    )
+    assert single.dtype == np.float32 and (single == result).mean() > 0.95
+
+
+@pytest.mark.parametrize("threshold", [0.0, 2 / 3])
+def test_half_precision_differs_and_stays_close(threshold):
+    """On features that are no whole numbers: off by rounding nearly everywhere, far only where a near tie is decided anew."""
+    with np.load(GOLDEN) as values:
+        query, gallery = values["query_features"], values["gallery_features"]
+    full, half = (k_reciprocal_distances(query, gallery, merge_threshold=threshold, half_precision=on) for on in (False, True))
+    difference = np.abs(full - half)
+    assert np.median(difference) < 2**-10  # the step of a float16 from 1 to 2
+    assert difference.mean() < 3e-3 and difference.max() < 0.1
+    assert (difference > 0).mean() > 0.9
+    assert len(np.unique(half)) < len(np.unique(full)) / 3, "many distances are equal"
 
 
 def test_blocks_change_nothing(monkeypatch):

@@ -8,13 +8,15 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 from PIL import Image
 
 import run_all
-from reidlib.config import METHODS, PROFILES
+from reidlib.config import METHODS, PROFILES, TRAINED_SWITCHES, ConfigError, run_of
 from reidlib.report import outside_references
 from reidlib.results import REPOSITORY, open_study
+from reidlib.switches import SIDES, SWITCHES
 
 
 def call(*arguments, cwd=REPOSITORY, **options):
@@ -51,6 +53,11 @@ def folder(tmp_path):
         (["--only", "nothing"], "nothing"),
         (["--wrokers", "2"], "unrecognized arguments: --wrokers 2"),
         (["--workers", "0"], "workers"),
+        (["--switches", "ow_reach"], "Unknown switch 'ow_reach'. Did you mean 'ow-reach'?"),
+        (["--switches", "all", "ow-reach"], "Unknown switch 'all'"),
+        (["--switches", "reranking"], "Unknown switch 'reranking'"),  # which takes no training
+        (["--switches"], "argument --switches: expected at least one argument"),
+        (["--switches", "report-epoch", "--set", "score_test_every=0"], "report_epoch = 'best_on_test' needs score_test_every"),
     ],
 )
 def test_wrong_calls_say_one_line_and_write_nothing(arguments, says, tmp_path, capsys):
@@ -108,10 +115,100 @@ def test_every_step_comes_after_those_it_needs_and_the_plan_holds_every_method_a
     assert {f"10_train/{method}-seed{seed}" for method in METHODS for seed in (0, 1)} <= seen
 
 
+def plan(*switches, profile="full", methods=("abdnet", "pfsa"), seeds=(0, 1), overrides=None):
+    """The steps of a study with these switches, by name."""
+    study = open_study(profile, "synthetic", "anywhere")
+    return {step.name: step for step in run_all.steps(study, list(methods), list(seeds), "", {}, overrides or {}, switches)}
+
+
+def test_switches_add_both_sides_for_every_seed_before_their_comparison():
+    plain, steps = plan(), plan("ow-reach", "augmentation", "classes")
+    added = [
+        "ow-reach.as-written",
+        "augmentation.as-written",
+        "augmentation.as-released",
+    ]  # the row is the other side, or neither
+    variants = [*(f"abdnet.{name}" for name in added), "pfsa.classes.as-released"]
+    new = [f"10_train/{variant}-seed{seed}" for variant in variants for seed in (0, 1)]
+    assert set(steps) - set(plain) == set(new)
+    names = list(steps)
+    compared = steps["22_paper_vs_code"]
+    for name in (*new, *(f"10_train/{row}-seed{seed}" for row in ("abdnet", "pfsa") for seed in (0, 1))):
+        assert name in compared.needs and names.index(name) < names.index("22_paper_vs_code")
+    assert compared.parameters["seeds"] == [0, 1]
+    for name in ("20_ablation_abdnet", "21_ablation_spatial_attention", "90_report"):
+        assert not set(steps[name].needs) & set(new), "tables of rows wait for no variant"
+    step = steps["10_train/abdnet.ow-reach.as-written-seed1"]
+    assert (step.parameters["method"], step.parameters["seed"]) == ("abdnet.ow-reach.as-written", 1)
+    assert step.title == "ABD-Net, convolutions that O.W. reaches: as written, seed 1"
+    assert step.produces[0] == "runs/abdnet.ow-reach.as-written-seed1/metrics.json"
+
+
+def test_all_switches_of_the_full_study_and_none():
+    steps = plan(*TRAINED_SWITCHES, methods=tuple(METHODS), seeds=(0,))
+    sides = {run_of(switch, side, "full") for switch in SWITCHES if switch.effect == "training" for side in SIDES}
+    assert {f"10_train/{method}-seed0" for method in {*METHODS, *sides}} == {
+        name for name in steps if name.startswith("10_train")
+    }
+    assert len(sides - set(METHODS)) == len(TRAINED_SWITCHES), "one variant a switch; augmentation has two, sa1 is a row"
+    assert "pfsa+sa1" in sides
+    assert {f"10_train/{method}-seed0" for method in sides} <= set(steps["22_paper_vs_code"].needs)
+    assert not [name for name in plan(methods=tuple(METHODS)) if ".as-" in name]
+    assert plan(methods=("gap",))["22_paper_vs_code"].needs == ("01_data",)
+
+
+def test_what_is_set_for_every_run_is_no_variant():
+    assert set(plan("ow-factor", overrides={"ow_factor": 1.0})) == set(plan())
+
+
+def test_names_of_switches():
+    assert run_all.switch_names(None, ("ow-reach",)) == ("ow-reach",), "the profile's"
+    assert run_all.switch_names(["none"], ("ow-reach",)) == ()
+    assert run_all.switch_names(["all"], ()) == TRAINED_SWITCHES
+    assert run_all.switch_names(["sa1", "ow-reach"], ()) == ("sa1", "ow-reach")
+    with pytest.raises(ConfigError, match="Unknown switch 'none'"):
+        run_all.switch_names(["none", "sa1"], ())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), {"abdnet.ow-reach.as-written"}),
+        (("--switches", "none"), set()),
+        (("--switches", "classes"), {"pfsa.classes.as-released"}),
+        (("--methods", "abdnet"), set()),
+    ],
+)
+def test_the_command_line_plans_the_switches_asked_for(arguments, expected, tmp_path, capsys):
+    results = tmp_path / "results"
+    assert run_all.main(["--profile", "smoke", "--results", str(results), "--dry-run", *arguments]) == 0
+    assert {name for name in re.findall(r"10_train/(\S+)-seed0", capsys.readouterr().err) if ".as-" in name} == expected
+    assert not results.exists()
+
+
+def test_force_sets_every_kind_of_run_aside_and_nothing_else(tmp_path, monkeypatch):
+    """A finished run would be shown rather than repeated, and a classification run is one too."""
+    study = open_study("smoke", "synthetic", tmp_path)
+    kept = ("pfsa-seed0", "abdnet-seed1")
+    repeated = ("abdnet-seed0", "abdnet.ow-reach.as-written-seed0", "classification-digits")
+    for name in (*kept, *repeated):
+        (study.runs / name).mkdir(parents=True)
+    monkeypatch.setattr(run_all, "execute", lambda *arguments, **options: 0)
+    monkeypatch.setattr(run_all, "report", lambda *arguments: "nowhere")
+    only = ["--only", "10_train/abdnet-seed0", "10_train/abdnet.ow-reach.as-written-seed0", "23_classification"]
+    common = ["--profile", "smoke", "--results", str(tmp_path), *only]
+    assert run_all.main(common) == run_all.main([*common, "--force", "--dry-run"]) == 0
+    assert {path.name for path in study.runs.iterdir()} == {*kept, *repeated}
+    assert run_all.main([*common, "--force"]) == 0
+    assert {path.name for path in study.runs.iterdir()} == {*kept, *(f"{name}.superseded" for name in repeated)}
+
+
 def test_steps_depend_on_the_images_and_on_the_published_numbers(folder):
     data, *others = run_all.steps(open_study("demo", "folder", "anywhere"), ["gap"], [0], str(folder), {}, {})
     assert data.reads == (str(folder),)
-    assert all(step.reads == ("data/paper",) and "01_data" in step.needs for step in others)
+    for step in others:
+        assert ("01_data" in step.needs) == (step.notebook != "23_classification"), step.name  # which has images of its own
+        assert (step.reads == ("data/paper",)) == (step.notebook not in ("22_paper_vs_code", "23_classification")), step.name
     assert (REPOSITORY / "data/paper/pfsa_table1.csv").is_file()
 
 
@@ -132,7 +229,8 @@ def test_smoke_run_makes_every_figure_and_table_and_a_second_one_nothing(tmp_pat
     index = study.report / "index.html"
     assert f"Report: {index}" in done.stdout
 
-    for method in PROFILES["smoke"].methods:
+    trained = (*PROFILES["smoke"].methods, "abdnet.ow-reach.as-written")
+    for method in trained:
         metrics = json.loads((study.run(method, 0) / "metrics.json").read_text(encoding="utf-8"))
         assert 0 <= metrics["rank1"] <= metrics["rank5"] <= 1 and 0 < metrics["map"] <= 1
         assert metrics["rank1_interval"][0] <= metrics["rank1"] <= metrics["rank1_interval"][1]
@@ -141,17 +239,27 @@ def test_smoke_run_makes_every_figure_and_table_and_a_second_one_nothing(tmp_pat
     assert {
         "data_samples",
         "ablation_abdnet",
+        "ablation_pfsa",
+        "switches",
+        "classification",
         "attention_maps",
         "class_activation_maps",
         "ranking_gallery",
         "overview",
     } <= figures
-    assert {f"curves_{method}-seed0" for method in PROFILES["smoke"].methods} <= figures
+    assert {f"curves_{method}-seed0" for method in trained} <= figures
     tables = {path.stem for path in study.tables.glob("*.csv")}
     assert {
         "data_statistics",
         "reference_points",
         "ablation_abdnet",
+        "ablation_pfsa",
+        "ablation_pfsa_effects",
+        "deviations",
+        "switches",
+        "switches_untrained",
+        "classification",
+        "classification_mechanism",
         "runs",
         "market1501",
         "dukemtmc",
@@ -161,8 +269,14 @@ def test_smoke_run_makes_every_figure_and_table_and_a_second_one_nothing(tmp_pat
     ablation = (study.tables / "ablation_abdnet.csv").read_text(encoding="utf-8")
     assert "not run" in ablation and "not reproduced" in ablation
 
+    switches = pd.read_csv(study.tables / "switches.csv", dtype=str).set_index("what")["verdict"]
+    compared = {"convolutions that O.W. reaches", "scores published", "overlap at which re-ranking merges neighbourhoods"}
+    assert set(switches.index[switches != "not run"]) == compared, "one switch is trained, two need no training"
+
     executed = sorted(study.notebooks.rglob("*.ipynb"))
-    assert len(executed) == len(PROFILES["smoke"].methods) + 6
+    numbers = [path.name[:2] for path in executed if path.parent == study.notebooks]
+    assert numbers == ["01", "20", "21", "22", "23", "30", "31", "32", "90"]
+    assert {path.stem for path in executed if path.parent != study.notebooks} == {f"{method}-seed0" for method in trained}
     for path in executed:
         outputs = [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
         assert not any(output.output_type == "error" for output in outputs), path.name

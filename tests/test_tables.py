@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import re
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from reidlib import tables
 from reidlib.config import METHODS, PROFILES, Experiment, experiment_for
 from reidlib.datasets import DATASETS
 from reidlib.results import Study, write_json
-from reidlib.runs import Run, finished_runs
+from reidlib.runs import Run, finished_run, finished_runs
 
 DASH = "–"
 
@@ -46,7 +45,7 @@ def fabricate(study, method, *, seed=0, rank1=0.5, mean_ap=0.25, ranks=None, pre
         }
     ).to_csv(folder / "queries.csv", index=False)
     pd.DataFrame({"epoch": [1], "loss": [1.0]}).to_csv(folder / "curves.csv", index=False)
-    return next(run for run in finished_runs(study) if run.folder == folder)
+    return finished_run(study, method, seed)
 
 
 @pytest.fixture
@@ -122,6 +121,36 @@ def test_the_ablation_of_another_seed_and_of_nothing(study):
     nothing = tables.ablation_table(study, 0)
     assert set(nothing[column]) == {"not run", "not reproduced"}
     assert set(nothing["mAP vs baseline [95 %]"]) == {DASH}
+
+
+# ---------------------------------------------------------------------------------------------------- PFSA's ablation
+
+
+def test_the_spatial_ablation_has_every_row_of_its_paper_and_no_published_number(study):
+    fabricate(study, "abdnet")  # the other paper's
+    fabricate(study, "gap", rank1=0.5, mean_ap=0.25)
+    fabricate(study, "pfsa", rank1=0.625, mean_ap=0.375)
+    fabricate(study, "pfsa.sa1.as-written", rank1=0.9)  # a variant is no row
+    fabricate(study, "gap+sa1", seed=1, rank1=0.9)  # of another seed
+    table = tables.spatial_ablation_table(study)
+    assert list(table) == [
+        "method", "paper", "rank-1 [95 %]", "mAP [95 %]", "re-ranked rank-1 [95 %]", "re-ranked mAP [95 %]",
+    ]  # fmt: skip
+    assert table["method"].tolist() == [METHODS[method].title for method in list(METHODS)[9:]]
+    assert set(table["paper"]) == {DASH}, "its tables were not recovered"
+    rows = table.set_index("method").iloc[:, 1:]
+    assert rows.loc["GAP"].tolist() == ["50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]", "60.0 [11.0, 99.0]", "45.0 [12.0, 98.0]"]
+    assert rows.loc[METHODS["pfsa"].title].tolist()[:2] == ["62.5 [52.5, 72.5]", "37.5 [32.5, 42.5]"]
+    others = rows.drop(index=["GAP", METHODS["pfsa"].title])
+    assert len(others) == 6 and set(others.to_numpy().ravel()) == {"not run"}
+    assert tables.spatial_ablation_table(study, 1).set_index("method").loc["GAP + SA₁", "rank-1 [95 %]"].startswith("90.0")
+
+
+def test_a_row_without_reranking_is_not_said_to_be_not_run(study):
+    """--set rerank=False: scored, but not re-ranked."""
+    fabricate(study, "gap", rank1=0.5, mean_ap=0.25, reranked=None)
+    row = tables.spatial_ablation_table(study).set_index("method").loc["GAP"]
+    assert row.tolist() == [DASH, "50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]", DASH, DASH]
 
 
 # ---------------------------------------------------------------------------------------------------- the comparisons
@@ -293,6 +322,21 @@ def test_runs_table_in_the_order_of_methods_and_seeds(study):
     assert tables.runs_table([]).empty
 
 
+def test_variants_of_rows_are_in_no_table_of_rows(study):
+    """A study with trained switches has their runs beside the rows'."""
+    fabricate(study, "abdnet")
+    for side in ("as-written", "as-released"):
+        fabricate(study, f"abdnet.augmentation.{side}", rank1=0.9)
+    assert [run.experiment.method for run in finished_runs(study)] == ["abdnet"]
+    assert tables.runs_table(finished_runs(study))["method"].tolist() == ["ABD-Net"]
+    assert tables.coverage_sentence(study).startswith("1 runs on ")
+    variant = finished_run(study, "abdnet.augmentation.as-written", 0)
+    assert variant.metrics["rank1"] == 0.9 and finished_run(study, "abdnet.augmentation.as-written", 1) is None
+    gap = fabricate(study, "gap")
+    ordered = tables.in_table_order([variant, gap, *finished_runs(study)[:1]])
+    assert [run.name for run in ordered] == ["abdnet-seed0", "gap-seed0", "abdnet.augmentation.as-written-seed0"]
+
+
 def test_reranking_table(study):
     table = tables.reranking_table([fabricate(study, "baseline"), fabricate(study, "pfsa"), fabricate(study, "gap")])
     assert table["method"].tolist() == ["GAP", "P + DS with SA₂ (published)"]
@@ -341,7 +385,7 @@ def test_provenance_groups_runs_by_where_they_were_made(study):
     assert table.loc["commit"].tolist() == ["abc", "def"]
 
 
-# ---------------------------------------------------------------------------------------------------- settings and deviations
+# ---------------------------------------------------------------------------------------------------- settings, rows, weights
 
 
 def test_settings_table_shows_what_differs_from_the_default():
@@ -363,50 +407,34 @@ def test_profile_table_shows_both_papers_where_they_differ():
             assert name in Experiment.__dataclass_fields__
 
 
-# One entry for each numbered difference between paper and released code, and words that its row must have.
-DIFFERENCES = {
-    "ABD-Net": [
-        ("O.W. reaches 1 of 63 convolutions", ("63", "stem")),
-        ("O.W. squared with factor 10", ("· 10", "Rayleigh")),
-        ("O.F. not squared", ("O.F.", "not squared")),
-        ("λ₂ is 0 in the attentive branch", ("λ₂", "rank")),
-        ("channel attention's sign", ("least similar",)),
-        ("`before` has a head", ("`before`", "head")),
-        ("attention per stripe", ("stripes", "whole map")),
-        ("branch order", ("hash seed",)),
-        ("best epoch chosen on the test set", ("best", "last")),
-        ("--data-augment turned off silently", ("augment",)),
-    ],
-    "PFSA": [
-        ("mean over sum, no softmax", ("mean", "softmax")),
-        ("SA₁ never called", ("SA₁", "never called")),
-        ("logged loss is weighted", ("logged",)),
-        ("751 classes", ("751",)),
-        ("--combine-trainval is never read", ("trainval",)),
-        ("random erasing off", ("erasing", "off")),
-        ("re-ranked results only", ("re-ranking",)),
-        ("re-ranking under Python 2", ("Python 2",)),
-    ],
-}
+def test_methods_table_says_each_row_as_a_difference_from_another():
+    table = tables.methods_table().set_index("row")
+    assert table.index.tolist() == [*METHODS, DASH], "rows, no variants"
+    assert table.loc["baseline"].tolist() == ["Baseline (XE)", "the defaults", "nothing"]
+    assert table.loc["abdnet"].tolist() == ["ABD-Net", "abdnet-xe", "triplet_weight = 0.1, images_per_identity = 4"]
+    assert table.loc["gap", "differs from"] == "the defaults" and "rerank = True" in table.loc["gap", "by"]
+    assert table.loc["gap-256", "by"] == "global_bottleneck = True, epochs = 60"
+    assert table.loc[DASH].tolist() == [tables.SVD_ROW, DASH, "described nowhere we could read: not reproduced"]
+    for name, by in table["by"].items():
+        if name in METHODS and by != "nothing":
+            settings = [part.split(" = ")[0] for part in by.split(", ") if " = " in part]
+            assert settings == list(METHODS[name].by), "a comma inside a value would read as another setting"
 
 
-@pytest.mark.parametrize(
-    ("paper", "difference", "words"),
-    [pytest.param(paper, *entry, id=entry[0]) for paper, entries in DIFFERENCES.items() for entry in entries],
-)
-def test_every_known_difference_has_a_row(paper, difference, words):
-    table = tables.deviations_table()
-    rows = [" ".join(row) for row in table[table["paper"] == paper].itertuples(index=False)]
-    assert any(all(word in row for word in words) for row in rows), f"{paper}: {difference} is missing"
-
-
-def test_deviations_name_settings_and_methods_that_exist():
-    table = tables.deviations_table()
-    assert list(table) == ["paper", "what", "as written", "as released", "here"]
-    assert not table.map(lambda cell: cell.strip() == "").any().any()
-    said = [match for cell in table["here"] for match in re.findall(r"(\w+) = '(\w+)'", cell)]
-    assert said
-    for name, value in said:
-        Experiment(**{name: value})  # raises where the value is unknown
-    for name in re.findall(r"(?:gap|pfsa)\+\w+", " ".join(table["here"])):
-        assert name in METHODS
+def test_the_weights_that_were_scored_are_named(study):
+    nothing = {"best_on_test": None, "checkpoint": None}
+    last = fabricate(study, "baseline", **{**nothing, "reported_epoch": 1})
+    assert tables.weights_sentence(last) == "Scored with the weights after epoch 1 of 1."
+    best = {"epoch": 1, "rank1": 0.625, "map": 0.5}
+    beside = fabricate(study, "baseline", seed=1, reported_epoch=3, best_on_test=best)
+    pd.DataFrame({"epoch": [1, 2, 3]}).to_csv(beside.folder / "curves.csv", index=False)
+    assert tables.weights_sentence(beside) == (
+        "Scored with the weights after epoch 3 of 3. "
+        "The best rank-1 on the test set was 62.5 after epoch 1, shown beside it only."
+    )
+    reported = fabricate(study, "abdnet.report-epoch.as-released", reported_epoch=1, best_on_test=best)
+    assert tables.weights_sentence(reported).endswith("was 62.5 after epoch 1, reported here.")
+    released = fabricate(study, "abdnet", checkpoint={"file": "abd.pth.tar", "sha256": "f00d"}, best_on_test=None)
+    (released.folder / "curves.csv").unlink()
+    sentence = tables.weights_sentence(released)
+    assert "`abd.pth.tar` (SHA-256 f00d)" in sentence and "nothing was trained" in sentence

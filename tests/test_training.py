@@ -1,6 +1,7 @@
 """Training: schedules and losses by hand, the warm-up, and whole runs on a tiny folder of images with injected interruptions."""
 
 import csv
+import hashlib
 import json
 import math
 import re
@@ -14,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import run_all
-from reidlib import losses, training
+from reidlib import losses, scoring, training
 from reidlib.batches import load_images
 from reidlib.config import Experiment, choose, experiment_for
 from reidlib.datasets import load_dataset
@@ -221,7 +223,7 @@ def test_orthogonal_weights_reach_what_the_setting_says(monkeypatch, reach, coun
     """ResNet-18 has 20 convolutions, the second branch's layer4 5 more."""
     given = []
 
-    def penalty(weights, *, weight):
+    def penalty(weights, *, weight, **form):
         given.append((len(weights), weight))
         return torch.tensor(0.0)
 
@@ -231,6 +233,106 @@ def test_orthogonal_weights_reach_what_the_setting_says(monkeypatch, reach, coun
     assert given == [(count, 1e-3)]
 
 
+@pytest.mark.parametrize(
+    ("switches", "features", "weights"),
+    [
+        ({}, {}, {}),
+        ({"of_squared": True}, {"squared": True}, {}),
+        ({"of_smaller_side": True}, {"smaller_side": True}, {}),
+        ({"ow_factor": 1.0}, {}, {"factor": 1.0}),
+        ({"eigenvalues": "norm_ratio"}, {"estimator": "norm_ratio"}, {"estimator": "norm_ratio"}),
+        ({"power_steps": 3}, {"iterations": 3}, {"iterations": 3}),
+    ],
+)
+def test_switches_reach_the_penalties(monkeypatch, switches, features, weights):
+    """Each changes what it should and nothing else; the defaults are the released code's."""
+    given = {}
+    for name in ("orthogonality_features", "orthogonality_weights"):
+        real = getattr(losses, name)
+        monkeypatch.setattr(
+            losses, name, lambda *a, _name=name, _real=real, **form: given.update({_name: form}) or _real(*a, **form)
+        )
+    experiment = tiny("baseline+of+ow", of_start_epoch=0, **switches)
+    model, output = model_from_experiment(experiment, 5), fake_output()
+    # more channels than positions at the branch, as in the papers' network, so that the smaller side is another one
+    output = output._replace(feature_maps={"intermediate": [torch.rand(8, 4, 3, 2)], "after": [torch.rand(8, 9, 3, 2)]})
+    torch.manual_seed(11)
+    terms = loss_terms(experiment, model, output, torch.arange(8) % 4, 0)
+    released = {"estimator": "rayleigh", "iterations": 1}
+    expected_features = {"weight": 1e-6, "squared": False, "smaller_side": False, **released, **features}
+    expected_weights = {"weight": 1e-3, "factor": 10.0, **released, **weights}
+    assert given == {"orthogonality_features": expected_features, "orthogonality_weights": expected_weights}
+
+    def value(form, expected):
+        torch.manual_seed(11)
+        of = losses.orthogonality_features(output.feature_maps, **expected)
+        stem = [model.stem.conv1.weight]
+        ow = losses.orthogonality_weights(stem, **form)
+        return of, ow
+
+    of, ow = value(expected_weights, expected_features)
+    assert torch.equal(terms["orthogonal_features"], of) and torch.equal(terms["orthogonal_weights"], ow)
+    plain = value({"weight": 1e-3}, {"weight": 1e-6})
+    assert torch.equal(of, plain[0]) == (not features)
+    if set(features) != {"smaller_side"}:  # which draws start vectors of another length, so that all later ones differ
+        assert torch.equal(ow, plain[1]) == (not weights)
+    if weights == {"factor": 1.0}:
+        assert ow.item() == pytest.approx(plain[1].item() / 10)
+
+
+def test_features_are_penalised_from_the_papers_epoch_on():
+    """23 counted from 0 after ten epochs of warm-up: the 34th of all."""
+    experiment = experiment_for("baseline+of", pretrained=False, backbone="resnet18", head_dim=16, reduced_dim=16)
+    model = model_from_experiment(experiment, 5)
+    by_epoch = {
+        number: list(loss_terms(experiment, model, fake_output(), torch.arange(8) % 4, number - experiment.warmup_epochs))
+        for number in (0, 9, 10, 32, 33, 89)
+    }
+    assert {number for number, terms in by_epoch.items() if "orthogonal_features" in terms} == {33, 89}
+
+
+def test_weighted_loss_by_hand():
+    """2 parts, then the global head and three of deep supervision: 0.8 · parts + 0.2 · others, of cross-entropies in nats."""
+    experiment = tiny("pfsa", parts=2)
+    target = torch.zeros(4, dtype=torch.long)
+
+    def head(probability):  # of the right one of two people
+        return torch.log(torch.tensor([[probability, 1 - probability]])).repeat(4, 1)
+
+    chances = (0.5, 0.25, 0.125, 0.5, 0.5, 0.0625)
+    output = fake_output()._replace(logits=[head(chance) for chance in chances])
+    in_bits = 0.8 * (1 + 2) + 0.2 * (3 + 1 + 1 + 4)
+    assert training.weighted_loss(experiment, output, target).item() == pytest.approx(in_bits * math.log(2), rel=1e-6)
+    trained = loss_terms(experiment, model_from_experiment(experiment, 2), output, target, 0)
+    assert list(trained) == ["cross_entropy"]
+    assert trained["cross_entropy"].item() == pytest.approx((3 + 9) * math.log(2), rel=1e-6), "the plain sum is what is trained"
+
+
+def trained_weights(experiment, dataset, pixels, folder, *look):
+    folder.mkdir()
+    model, rows = training._train(experiment, dataset, pixels, folder, torch.device("cpu"), *look)
+    return {name: value.clone() for name, value in model.state_dict().items()}, rows
+
+
+def timeless(row):
+    return {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
+
+
+def assert_same_weights(one, other):
+    assert list(one) == list(other)
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_logging_the_weighted_loss_changes_no_weight(dataset, pixels, tmp_path):
+    runs = {on: trained_weights(tiny("pfsa", log_weighted_loss=on), dataset, pixels, tmp_path / str(on)) for on in (True, False)}
+    (with_it, logged), (without, plain) = runs[True], runs[False]
+    assert_same_weights(with_it, without)
+    assert all(0 < row.pop("weighted_loss") < row["loss"] for row in logged)
+    assert [timeless(row) for row in logged] == [timeless(row) for row in plain]
+    columns = next(csv.reader((tmp_path / "True" / "curves.csv").open()))
+    assert "weighted_loss" in columns
+
+
 def test_the_logged_loss_is_the_sum_of_the_logged_terms(dataset, pixels):
     experiment = tiny("abdnet", steps_per_epoch=2)
     model = model_from_experiment(experiment, 6)
@@ -238,6 +340,30 @@ def test_the_logged_loss_is_the_sum_of_the_logged_terms(dataset, pixels):
     terms = [row[name] for name in ("cross_entropy", "triplet", "orthogonal_features", "orthogonal_weights")]
     assert row["loss"] == pytest.approx(sum(terms), rel=1e-5)
     assert row["epoch"] == 2 and 0 <= row["accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "crop", "erase"), [("baseline", 0.5, 0.5), ("abdnet", 0.5, 0.5), ("gap", 0.0, 0.0), ("pfsa", 0.0, 0.0)]
+)
+def test_each_papers_augmentation_and_batches_reach_the_loop(dataset, pixels, monkeypatch, method, crop, erase):
+    """The papers' own settings on a small network: crop, mirror and erasing of ABD-Net, the mirror alone of PFSA."""
+    paper = experiment_for(method)
+    assert (paper.batch_size, paper.images_per_identity) == {"abdnet": (64, 4), "baseline": (64, 0)}.get(method, (48, 0))
+    kept = {name: getattr(paper, name) for name in ("crop_probability", "flip_probability", "erase_probability")}
+    seen, real = [], training.augment
+
+    def augment(images, generator, **probabilities):
+        seen.append((tuple(images.shape), images.min().item(), probabilities))
+        return real(images, generator, **probabilities)
+
+    monkeypatch.setattr(training, "augment", augment)
+    experiment = tiny(method, **kept)
+    model = model_from_experiment(experiment, 6)
+    training._epoch(experiment, model, make_optimizer(experiment, model), dataset, pixels, 0, torch.device("cpu"))
+    ((shape, lowest, probabilities),) = seen
+    assert probabilities == {"crop": crop, "flip": 0.5, "erase": erase}
+    assert shape == (8, 3, 96, 48)
+    assert lowest < -1, "normalised before the erasing fills in its values"
 
 
 # ---------------------------------------------------------------------------------------------------- warm-up
@@ -356,7 +482,7 @@ def test_a_runs_files_agree_with_each_other(run, reranked_run, dataset):
         for key in ("rank1", "map"):
             low, high = one.metrics[f"{key}_interval"]
             assert low <= one.metrics[key] <= high
-        again = training.rank(one.embeddings["query"], one.embeddings["gallery"], dataset)
+        again = scoring.rank(one.embeddings["query"], one.embeddings["gallery"], dataset)
         assert again.mean_ap == one.metrics["map"]
     assert list(run.curves["epoch"]) == [1, 2, 3]
     assert run.curves["orthogonal_weights"].isna().tolist() == [True, False, False]
@@ -374,7 +500,7 @@ def test_a_runs_files_agree_with_each_other(run, reranked_run, dataset):
 
 def test_only_the_spatial_attention_runs_are_reranked(run, reranked_run, dataset):
     assert run.metrics["reranked"] is None
-    again = training.rerank(reranked_run.embeddings["query"], reranked_run.embeddings["gallery"], dataset)
+    again = scoring.rerank(reranked_run.embeddings["query"], reranked_run.embeddings["gallery"], dataset)
     assert reranked_run.metrics["reranked"]["map"] == again.mean_ap
     assert set(reranked_run.metrics["reranked"]) == {
         "rank1", "rank5", "rank10", "rank20", "map", "minp", "rank1_interval", "map_interval", "queries_scored",
@@ -513,6 +639,171 @@ def test_the_seed_changes_the_run_and_nothing_else_does(dataset, pixels, tmp_pat
     assert not torch.equal(first, weights("ccc", seed=1))
 
 
+# ---------------------------------------------------------------------------------------------------- looks at the test set
+
+
+@pytest.mark.parametrize(
+    ("every", "warmup", "epochs", "looked_at"),
+    [(0, 0, 2, []), (1, 1, 2, [2, 3]), (2, 1, 5, [3, 5, 6]), (3, 2, 6, [5, 8]), (9, 1, 2, [3])],
+)
+def test_every_nth_epoch_and_the_last_are_looked_at(monkeypatch, dataset, tmp_path, every, warmup, epochs, looked_at):
+    """Counted after the warm-up, in which nothing is looked at; the curves number epochs from 1 with the warm-up."""
+    row = dict.fromkeys(("loss", "accuracy", "learning_rate", "images_per_second", "seconds"), 1.0)
+    monkeypatch.setattr(training, "_epoch", lambda *arguments: {"epoch": arguments[5] + 1, **row})
+    experiment = tiny(score_test_every=every, warmup_epochs=warmup, epochs=epochs)
+    _, rows = trained_weights(experiment, dataset, None, tmp_path / "run", lambda model: {"test_rank1": 0.5, "test_map": 0.25})
+    assert [row["epoch"] for row in rows if "test_rank1" in row] == looked_at
+    assert len(rows) == warmup + epochs
+    assert not (tmp_path / "run" / "best.pt").exists(), "kept only where it is to be reported"
+
+
+def test_looking_at_the_test_set_changes_no_weight(dataset, cache, tmp_path):
+    """Everything that draws numbers is on: dropout, augmentation, start vectors, a warm-up."""
+    settings = {"warmup_epochs": 1, "epochs": 3}
+    plain = fit(tiny("abdnet", **settings), dataset, tmp_path / "plain", cache=cache, resamples=200)
+    looked = fit(tiny("abdnet", score_test_every=2, **settings), dataset, tmp_path / "looked", cache=cache, resamples=200)
+    assert_same_weights(*(torch.load(run.folder / "model.pt", weights_only=True) for run in (plain, looked)))
+    for name in ("query", "gallery"):
+        np.testing.assert_array_equal(plain.embeddings[name], looked.embeddings[name])
+    curves = looked.curves
+    assert curves["test_rank1"].isna().tolist() == curves["test_map"].isna().tolist() == [True, True, False, False]
+    last = curves.iloc[-1]
+    assert (last["test_rank1"], last["test_map"]) == (looked.metrics["rank1"], looked.metrics["map"])
+    assert looked.metrics["reported_epoch"] == plain.metrics["reported_epoch"] == 4
+    best = max(curves["test_rank1"].dropna())
+    first = int(curves[curves["test_rank1"] == best]["epoch"].iloc[0])
+    stands_there = curves.set_index("epoch").loc[first]
+    assert looked.metrics["best_on_test"] == {"epoch": first, "rank1": best, "map": stands_there["test_map"]}
+    assert plain.metrics["best_on_test"] is None
+    assert sorted(path.name for path in looked.folder.iterdir()) == FILES
+    trained = [column for column in plain.curves if column not in ("seconds", "images_per_second")]
+    assert plain.curves[trained].equals(curves[trained])
+
+
+RANK1 = (0.25, 0.75, 0.75)  # after each of three epochs: the first best is not the last
+
+
+def with_known_scores(monkeypatch):
+    """Looks at the test set find RANK1 of the epoch that was just trained; → the weights seen at each look."""
+    state = {"number": None, "seen": {}}
+    epoch, embed_test_set, rank = training._epoch, training.embed_test_set, training.rank
+
+    def counted(*arguments):
+        state["number"] = arguments[5]
+        return epoch(*arguments)
+
+    def embedded(model, *arguments, **keywords):
+        state["seen"].setdefault(state["number"], []).append(copied(model))
+        return embed_test_set(model, *arguments, **keywords)
+
+    def ranked(*arguments):
+        found = rank(*arguments)
+        cmc = np.full_like(found.cmc, RANK1[state["number"]])
+        return replace(found, cmc=cmc)
+
+    monkeypatch.setattr(training, "_epoch", counted)
+    monkeypatch.setattr(training, "embed_test_set", embedded)
+    monkeypatch.setattr(training, "rank", ranked)
+    return state["seen"]
+
+
+@pytest.fixture(scope="module")
+def best_run(study, dataset, cache):
+    """A run that reports its second epoch of three."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        seen = with_known_scores(patch)
+        experiment = tiny(epochs=3, score_test_every=1, report_epoch="best_on_test")
+        best = fit(experiment, dataset, study.run("best", 0), cache=cache, resamples=200)
+    return best, seen
+
+
+def test_the_first_best_epoch_is_scored_where_asked_for(best_run, dataset, cache):
+    best, seen = best_run
+    assert best.metrics["reported_epoch"] == 2, "the first of two equal ones"
+    assert best.metrics["best_on_test"] == {"epoch": 2, "rank1": 0.75, "map": best.curves["test_map"][1]}
+    assert best.curves["test_rank1"].tolist() == list(RANK1)
+    stored = torch.load(best.folder / "model.pt", weights_only=True)
+    assert_same_weights(stored, seen[1][0])
+    assert_same_weights(stored, seen[2][-1])  # what was embedded at the end
+    assert not torch.equal(stored["stem.conv1.weight"], seen[2][0]["stem.conv1.weight"]), "the last epoch's are others"
+    images = load_images(dataset.query.paths, 96, 48, cache=cache)
+    np.testing.assert_array_equal(embed(best.model(), images, flip=True, precision="float32"), best.embeddings["query"])
+    assert best.metrics["map"] == best.curves["test_map"][1] != best.curves["test_map"][2]
+    assert sorted(path.name for path in best.folder.iterdir()) == FILES, "best.pt is removed"
+
+
+@pytest.mark.parametrize(("number", "file"), [(0, "checkpoint.pt"), (1, "best.pt"), (1, "checkpoint.pt"), (2, "metrics.json")])
+def test_the_best_epoch_survives_an_interruption(best_run, dataset, cache, tmp_path, monkeypatch, number, file):
+    """Stopped before `file` is written in that epoch: between best.pt and checkpoint.pt, among others, and at the very end."""
+    best, _ = best_run
+    seen, written = with_known_scores(monkeypatch), []
+
+    def stopping(real):
+        def write(path, *content):
+            written.append(path.name)
+            if path.name == file and len(written_of(path.name)) == 1 + (number if file == "checkpoint.pt" else file == "best.pt"):
+                raise KeyboardInterrupt
+            return real(path, *content)
+
+        return write
+
+    def written_of(name):
+        return [one for one in written if one == name]
+
+    folder = tmp_path / "best-seed0"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_save", "write_json"):
+            patch.setattr(training, name, stopping(getattr(training, name)))
+        with pytest.raises(KeyboardInterrupt):
+            fit(best.experiment, dataset, folder, cache=cache, resamples=200)
+    assert max(seen) == number and not (folder / "metrics.json").exists()
+    if (number, file) == (1, "checkpoint.pt"):
+        ahead = torch.load(folder / "best.pt", weights_only=True)
+        assert_same_weights(ahead, seen[1][0])
+        assert len(torch.load(folder / "checkpoint.pt", weights_only=True)["rows"]) == 1, "best.pt is an epoch ahead"
+    torch.manual_seed(54321)
+    again = fit(best.experiment, dataset, folder, cache=cache, resamples=200)
+    assert again.metrics["reported_epoch"] == 2
+    assert_same_run(folder, best.folder)
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+
+
+def test_a_process_killed_between_best_and_checkpoint_goes_on(best_run, root, dataset, cache, tmp_path, monkeypatch):
+    """SIGKILL in a process of its own, once best.pt of the second epoch lies there; this one goes on."""
+    best, _ = best_run
+    folder = tmp_path / "best-seed0"
+    script = f"""
+import json, os, signal, sys, torch
+from pathlib import Path
+sys.path.insert(0, "tests")
+import pytest
+from test_training import with_known_scores
+from reidlib import training
+from reidlib.config import Experiment
+from reidlib.datasets import load_dataset
+torch.set_num_threads(1)
+torch.cuda.is_available = lambda: False
+with_known_scores(pytest.MonkeyPatch())
+real, saved = training._save, []
+def save(path, state):
+    saved.append(path.name)
+    if saved == ["best.pt", "checkpoint.pt", "best.pt", "checkpoint.pt"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(path, state)
+training._save = save
+experiment = Experiment(**json.loads({json.dumps(best.experiment.as_dict())!r}))
+training.fit(experiment, load_dataset("folder", {str(root)!r}), Path({str(folder)!r}), cache=Path({str(cache)!r}), resamples=200)
+"""
+    process = subprocess.run([sys.executable, "-c", script], cwd=Path(run_all.__file__).parent, capture_output=True, text=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["best.pt", "checkpoint.pt", "curves.csv", "experiment.json"]
+    with_known_scores(monkeypatch)
+    fit(best.experiment, dataset, folder, cache=cache, resamples=200)
+    assert_same_run(folder, best.folder)
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+
+
 # ---------------------------------------------------------------------------------------------------- other settings, faults
 
 
@@ -551,6 +842,22 @@ def test_setting_aside_twice_loses_nothing(tmp_path):
         put_a_run(folder, tiny(epochs=number + 1), "data", json.dumps(number))
     kept = {(path / "metrics.json").read_text() for path in tmp_path.iterdir()}
     assert kept == {"0", "1", "2"}
+
+
+def test_other_weights_under_the_same_path_are_another_run(dataset, cache, tmp_path, capsys):
+    path = tmp_path / "resnet18.pth"
+    folder = tmp_path / "baseline-seed0"
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(torchvision.models.resnet18().state_dict(), path)
+        fit(tiny(pretrained=str(path), epochs=1), dataset, folder, cache=cache, resamples=200)
+    assert "other pretrained weights" in capsys.readouterr().out
+    assert folder.with_name("baseline-seed0.superseded").is_dir()
+    assert read_json(folder / "experiment.json")["pretrained"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    for left in ("checkpoint.pt", "best.pt", "model.pt.1.tmp"):  # a process killed just after metrics.json
+        (folder / left).touch()
+    fit(tiny(pretrained=str(path), epochs=1), dataset, folder, cache=cache, resamples=200)
+    assert sorted(item.name for item in folder.iterdir()) == FILES
 
 
 def test_other_images_are_other_data(tmp_path, capsys):
@@ -654,8 +961,8 @@ def test_an_unfinished_run_is_said_to_be_unfinished(tmp_path):
 
 def test_reference_points(dataset, cache):
     experiment = tiny()
-    frame = training.reference_points(experiment, dataset, cache=cache, resamples=200)
+    frame = scoring.reference_points(experiment, dataset, cache=cache, resamples=200)
     assert frame["method"].tolist() == ["colour histogram", "untrained network"]
     assert ((frame["map_low"] <= frame["map"]) & (frame["map"] <= frame["map_high"])).all()
-    again = training.reference_points(replace(experiment, pretrained=True), dataset, cache=cache, resamples=200)
+    again = scoring.reference_points(replace(experiment, pretrained=True), dataset, cache=cache, resamples=200)
     assert again.equals(frame), "random weights, whatever the experiment starts from"

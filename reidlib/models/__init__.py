@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from reidlib.config import Experiment, choose, experiment_for
+from reidlib.config import ConfigError, Experiment, choose, experiment_for
 from reidlib.models.abdnet import ABDNet
 from reidlib.models.backbone import ReidNetwork, ReidOutput
 from reidlib.models.pfsa import PFSANet
@@ -12,12 +12,13 @@ __all__ = ["ABDNet", "PFSANet", "ReidNetwork", "ReidOutput", "build_model", "mod
 # Per family its class and, as Experiment's field → constructor's argument, the settings that it takes.
 _SHARED = {name: name for name in ("backbone", "last_stride", "dropout", "pretrained")}
 _ABDNET = ("cam", "pam", "shallow_cam", "attentive_branch", "stripes", "embedding_dim", "reduced_dim", "head_dim")
+_ABDNET_SWITCHES = ("cam_most_similar_first", "before_head", "attention_per_stripe", "branch_order")
 FAMILIES = {
-    "abdnet": (ABDNet, _SHARED | {name: name for name in (*_ABDNET, "cam_most_similar_first")}),
+    "abdnet": (ABDNet, _SHARED | {name: name for name in (*_ABDNET, *_ABDNET_SWITCHES)}),
     "pfsa": (
         PFSANet,
         _SHARED
-        | {name: name for name in ("parts", "deep_supervision", "spatial_attention", "feature_dim")}
+        | {name: name for name in ("parts", "deep_supervision", "spatial_attention", "feature_dim", "global_bottleneck")}
         | {"sa_normalization": "normalization"},
     ),
 }
@@ -35,7 +36,16 @@ def build_model(method: str, num_classes: int, *, pretrained: bool | str | Path 
     return model_from_experiment(experiment_for(method, pretrained=pretrained, **overrides), num_classes)
 
 
-def model_from_experiment(experiment: Experiment, num_classes: int) -> ReidNetwork:
-    """The network that an Experiment describes."""
+def model_from_experiment(experiment: Experiment, num_identities: int) -> ReidNetwork:
+    """The network that an Experiment describes, for that many people in training (or the number of classes that it fixes).
+
+    Raises:
+        ConfigError: the experiment fixes fewer classes than there are people.
+    """
+    if experiment.classes and experiment.classes < num_identities:
+        raise ConfigError(
+            f"classes = {experiment.classes} are too few for {num_identities} people in training: set 0, which follows the data."
+        )
     network, settings = FAMILIES[experiment.family]
-    return network(num_classes, **{argument: getattr(experiment, field) for field, argument in settings.items()})
+    arguments = {argument: getattr(experiment, field) for field, argument in settings.items()}
+    return network(experiment.classes or num_identities, **arguments)

@@ -2,16 +2,17 @@
 
 ABD-Net: Attentive but Diverse Person Re-Identification (Chen et al., ICCV 2019, https://arxiv.org/abs/1908.01114).
 Every row of the paper's Table 1 is this class with parts switched off. Not from the paper, but from its released code:
-- the attention heads run on each stripe, where the figure draws them on the whole map;
-- `before` passes through a DANet head too, where the figure draws a straight line;
-- channel attention prefers the least similar channels (see `ChannelAttention`);
+- the attention heads run on each stripe, where the figure draws them on the whole map (`attention_per_stripe`);
+- `before` passes through a DANet head too, where the figure draws a straight line (`before_head`);
+- channel attention prefers the least similar channels (`cam_most_similar_first`, see `ChannelAttention`);
 - with neither CAM nor PAM, heads and sum conv are skipped: `before` and `after` are the reduced map itself.
-Not from either: the branches have a fixed order, global first; unused modules are not built.
+Not from either: the branches have a fixed order, global first (`branch_order`); unused modules are not built.
 """
 
 import copy
 from functools import reduce
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,12 @@ from reidlib.models.backbone import ReidNetwork, ReidOutput, build_trunk
 
 
 class ABDNet(ReidNetwork):
-    """The whole network. images: (B, 3, H, W) → ReidOutput; heads are global, then one per stripe.
+    """The whole network. images: (B, 3, H, W) → ReidOutput; heads are global, then one per stripe, as branch_order says.
 
     embedding: (B, embedding_dim + stripes · reduced_dim), not normalised. feature_maps: `intermediate` (layer1's output, after
-    the shallow CAM if there is one) and from the attentive branch, one map per stripe, `before`, `cam` and `pam` as far as they
-    are there, and `after`. Shapes in comments are for ResNet-50 at 384 × 128. Raises ReidError for settings that contradict
-    each other.
+    the shallow CAM if there is one) and from the attentive branch `before`, `cam` and `pam` as far as they are there, and
+    `after`: one map per stripe, or the whole map without attention_per_stripe. Shapes in comments are for ResNet-50 at
+    384 × 128. Raises ReidError for settings that contradict each other.
     """
 
     def __init__(
@@ -46,6 +47,9 @@ class ABDNet(ReidNetwork):
         dropout: float = 0.5,
         last_stride: int = 1,
         cam_most_similar_first: bool = False,
+        before_head: bool = True,
+        attention_per_stripe: bool = True,
+        branch_order: Literal["global-first", "attentive-first"] = "global-first",
         pretrained: bool | str | Path = False,
     ):
         super().__init__()
@@ -53,6 +57,8 @@ class ABDNet(ReidNetwork):
             raise ReidError("cam and pam sit in the attentive branch: set both to False, or attentive_branch to True.")
         if num_classes < 1 or stripes < 1:
             raise ReidError(f"num_classes is {num_classes} and stripes is {stripes}: both must be at least 1.")
+        if branch_order not in ("global-first", "attentive-first"):
+            raise ReidError(f"branch_order is {branch_order!r}: 'global-first' or 'attentive-first' was expected.")
         trunk = build_trunk(backbone, last_stride=last_stride, pretrained=pretrained)
         channels = trunk.channels[3]
         self.stem, self.layer1, self.layer2, self.layer3 = trunk.stem, trunk.layer1, trunk.layer2, trunk.layer3
@@ -60,13 +66,16 @@ class ABDNet(ReidNetwork):
         self.global_branch = GlobalBranch(trunk.layer4, channels, embedding_dim, num_classes, dropout)
         self.attentive_branch = None
         if attentive_branch:
-            modules = {"before": nn.Identity()} if cam or pam else {}
+            modules = {"before": nn.Identity()} if before_head and (cam or pam) else {}
             if cam:
                 modules["cam"] = ChannelAttention(most_similar_first=cam_most_similar_first)
             if pam:
                 modules["pam"] = PositionAttention(head_dim)
             layer4 = copy.deepcopy(trunk.layer4)
-            self.attentive_branch = AttentiveBranch(layer4, channels, reduced_dim, head_dim, num_classes, stripes, modules)
+            self.attentive_branch = AttentiveBranch(
+                layer4, channels, reduced_dim, head_dim, num_classes, stripes, modules, attention_per_stripe
+            )
+        self.attentive_first = branch_order == "attentive-first"
         pretrained_layers = {id(module) for part in self.trunk_modules() for module in part.modules()}
         for module in self.modules():
             if id(module) not in pretrained_layers:
@@ -82,19 +91,20 @@ class ABDNet(ReidNetwork):
             x = self.shallow_cam(x)
         feature_maps = {"intermediate": [x]}
         x = self.layer3(self.layer2(x))  # (B, 1024, 24, 8)
-        embedding, logits = self.global_branch(x)
-        head_embeddings, all_logits = [embedding], [logits]
-        if self.attentive_branch is not None:
-            stripe_embeddings, stripe_logits, stripe_maps = self.attentive_branch(x)
-            head_embeddings += stripe_embeddings
-            all_logits += stripe_logits
-            feature_maps |= stripe_maps
+        head_embeddings, all_logits = [], []
+        branches = [self.global_branch, self.attentive_branch]
+        for branch in reversed(branches) if self.attentive_first else branches:  # dropout draws in this order, too
+            if branch is not None:
+                embeddings, logits, maps = branch(x)
+                head_embeddings += embeddings
+                all_logits += logits
+                feature_maps |= maps
         embedding = torch.cat([e.float() for e in head_embeddings], 1)  # (B, 3072)
         return ReidOutput(embedding, all_logits, head_embeddings, feature_maps)
 
 
 class GlobalBranch(nn.Module):
-    """layer4 → average pool → Linear, BN, ReLU, dropout → classifier. x: (B, 1024, 24, 8) → embedding, logits."""
+    """layer4 → average pool → Linear, BN, ReLU, dropout → classifier."""
 
     def __init__(self, layer4: nn.Sequential, channels: int, embedding_dim: int, num_classes: int, dropout: float):
         super().__init__()
@@ -104,15 +114,17 @@ class GlobalBranch(nn.Module):
         )
         self.classifier = nn.Linear(embedding_dim, num_classes)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], dict[str, list[Tensor]]]:
+        """x: (B, 1024, 24, 8) → its one embedding, its logits, and no feature maps."""
         embedding = self.fc(average_pool(self.layer4(x)))  # (B, 1024)
-        return embedding, self.classifier(embedding)
+        return [embedding], [self.classifier(embedding)], {}
 
 
 class AttentiveBranch(nn.Module):
     """layer4 → reduction → horizontal stripes; on each the same attention heads, their sum → 1×1 conv → pool → classifier.
 
-    attention: name → module to wrap in a head (`before`, `cam`, `pam`); empty for none.
+    attention: name → module to wrap in a head (`before`, `cam`, `pam`); empty for none. Without a head for it `before` is the
+    reduced map itself. per_stripe: whether the heads run on each stripe or on the whole map, which is then cut.
     """
 
     def __init__(
@@ -124,6 +136,7 @@ class AttentiveBranch(nn.Module):
         num_classes: int,
         stripes: int,
         attention: dict[str, nn.Module],
+        per_stripe: bool,
     ):
         super().__init__()
         self.layer4 = layer4
@@ -131,16 +144,22 @@ class AttentiveBranch(nn.Module):
         self.heads = nn.ModuleDict({name: AttentionHead(module, reduced_dim, head_dim) for name, module in attention.items()})
         self.sum_conv = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(reduced_dim, reduced_dim, 1)) if attention else None
         self.classifiers = nn.ModuleList(nn.Linear(reduced_dim, num_classes) for _ in range(stripes))
+        self.per_stripe = per_stripe
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], dict[str, list[Tensor]]]:
-        """x: (B, 1024, 24, 8) → embeddings and logits, one per stripe, and feature maps by position, one per stripe."""
-        stripes = self.cut(self.reduction(self.layer4(x)))  # stripes × (B, 1024, 12, 8)
-        if self.training:  # one after the other, so that BN takes its statistics over each stripe in turn
+        """x: (B, 1024, 24, 8) → embeddings and logits, one per stripe, and feature maps by position, one per stripe or one."""
+        x = self.reduction(self.layer4(x))
+        stripes = self.cut(x)  # stripes × (B, 1024, 12, 8)
+        if not self.per_stripe:
+            whole = self.attend(x)
+            maps = {name: [whole[name]] for name in whole}
+        elif self.training:  # one after the other, so that BN takes its statistics over each stripe in turn
             per_stripe = [self.attend(stripe) for stripe in stripes]
             maps = {name: [stripe_maps[name] for stripe_maps in per_stripe] for name in per_stripe[0]}
         else:  # every layer treats each image on its own, so stripes can go through as more images
             maps = {name: list(m.chunk(len(stripes))) for name, m in self.attend(torch.cat(stripes)).items()}
-        embeddings = [average_pool(m) for m in maps["after"]]  # stripes × (B, 1024)
+        pooled = maps["after"] if self.per_stripe else self.cut(whole["after"])
+        embeddings = [average_pool(m) for m in pooled]  # stripes × (B, 1024)
         logits = [classifier(e) for classifier, e in zip(self.classifiers, embeddings, strict=True)]
         return embeddings, logits, maps
 
@@ -158,7 +177,8 @@ class AttentiveBranch(nn.Module):
         """(B, C, h, W) → position → map (B, C, h, W), from `before` to `after`."""
         if self.sum_conv is None:
             return {"before": stripe, "after": stripe}
-        maps = {name: head(stripe) for name, head in self.heads.items()}
+        maps = {} if "before" in self.heads else {"before": stripe}
+        maps |= {name: head(stripe) for name, head in self.heads.items()}
         return maps | {"after": self.sum_conv(reduce(torch.add, maps.values()))}
 
 

@@ -4,10 +4,8 @@ Deep Residual Learning for Image Recognition (He et al., CVPR 2016, https://arxi
 Not from that paper: `layer4` keeps the resolution (last stride 1), as re-identification networks usually do.
 """
 
-import struct
 from http.client import HTTPException
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
@@ -15,15 +13,13 @@ import torchvision.models as tvm
 from torch import Tensor, nn
 
 from reidlib.errors import ReidError
+from reidlib.torch_files import CheckpointError, read_torch_file
 
 BACKBONES = {
     "resnet18": (tvm.resnet18, tvm.ResNet18_Weights.IMAGENET1K_V1),
     "resnet34": (tvm.resnet34, tvm.ResNet34_Weights.IMAGENET1K_V1),
     "resnet50": (tvm.resnet50, tvm.ResNet50_Weights.IMAGENET1K_V1),
 }
-
-# What torch.load raises on a file that is cut short, damaged or something else altogether.
-UNREADABLE = (UnpicklingError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AssertionError, struct.error)
 
 
 class ReidOutput(NamedTuple):
@@ -104,21 +100,24 @@ def download_weights(weights: tvm.WeightsEnum) -> dict[str, Tensor]:
 
 
 def load_backbone_file(resnet: tvm.ResNet, path: Path) -> None:
-    """Fill a torchvision ResNet from a state-dict file. Every key must match, but `fc.*`, which no network here uses."""
-    if not path.is_file():
-        raise ReidError(f"pretrained={str(path)!r} is no file: pass the path of a ResNet state dict, or True or False.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise ReidError(f"{path} cannot be read as a PyTorch state dict ({error!r}): pass a file made by torch.save.") from error
+    """Fill a torchvision ResNet from a state-dict file. Every key must match, but `fc.*`, which no network here uses, and the
+    batch counts of BN where the file has none (PyTorch before 0.4.1 wrote none, and nothing here uses them).
+
+    Raises:
+        CheckpointError: the file cannot be read, or a key is missing, left over or of another shape (all are listed).
+    """
+    state = read_torch_file(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ReidError(f"{path} holds no plain state dict (names to tensors): save model.state_dict() and pass that file.")
+        raise CheckpointError(f"{path} holds no plain state dict (names to tensors): save model.state_dict() and pass that file.")
     own = resnet.state_dict()
     given = {name: value for name, value in state.items() if not name.startswith("fc.")}
     wanted = {name: value for name, value in own.items() if not name.startswith("fc.")}
+    if not any(name.endswith("num_batches_tracked") for name in given):
+        given |= {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}
     problems = describe_mismatch(given, wanted)
     if problems:
-        raise ReidError(f"{path} does not fit this backbone: {problems}. Pass a file for the same ResNet, or change `backbone`.")
+        message = f"{path} does not fit this backbone: {problems}. Pass a file for the same ResNet, or change `backbone`."
+        raise CheckpointError(message)
     resnet.load_state_dict(given, strict=False)  # not strict for fc.* alone: all else was just compared
 
 
