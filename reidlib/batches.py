@@ -68,7 +68,7 @@ def load_images(paths: Sequence[Path], height: int, width: int, *, cache: Path, 
         key.update(f"{path.parent.name}/{path.name}:{state.st_size}:{state.st_mtime_ns}\n".encode())
     file = cache / f"{key.hexdigest()[:16]}-{height}x{width}.npy"
     note = file.with_suffix(".json")
-    images = _verified(file, note)
+    images = verified_array(file)
     if images is not None:
         return images
 
@@ -104,10 +104,10 @@ def _decode_all(file: Path, paths: Sequence[Path], height: int, width: int, desc
     return zlib.crc32(images)
 
 
-def _verified(file: Path, note: Path) -> np.ndarray | None:
-    """The memory map if file and checksum are whole and agree, else None."""
+def verified_array(file: Path) -> np.ndarray | None:
+    """The memory map of a .npy file if it and the CRC-32 in the .json beside it are whole and agree, else None."""
     try:
-        images, expected = np.load(file, mmap_mode="r"), read_json(note)["crc32"]
+        images, expected = np.load(file, mmap_mode="r"), read_json(file.with_suffix(".json"))["crc32"]
     except (OSError, EOFError, ValueError, KeyError, TypeError, ReidError):
         return None
     return images if zlib.crc32(np.ascontiguousarray(images)) == expected else None

@@ -17,7 +17,7 @@ DASH = "–"
 def effects_table(runs: Sequence[ClassificationRun], images: str, *, resamples: int = 2000) -> pd.DataFrame:
     """One row a variant: test accuracy (%) and its difference from GAP (points), with 95 % intervals.
 
-    "over images": paired bootstrap of each test image's share of seeds that are right. "over seeds": Student's t, cut to 0–100
+    "images": paired bootstrap of each test image's share of seeds that are right. "seeds": Student's t, cut to 0–100
     for the accuracy; the difference's is of pairs of one seed, which start from the same weights. Verdict "differs" only where
     the permutation test over images, Holm-corrected, has p < 0.05 and the interval over seeds excludes 0.
     """
@@ -32,16 +32,16 @@ def effects_table(runs: Sequence[ClassificationRun], images: str, *, resamples: 
         accuracy = seed_summary(right[variant].mean(1))
         mean, low, high = (None if value is None else min(max(value, 0.0), 1.0) for value in (accuracy.mean, *accuracy[2:4]))
         row = {"pooling": title, "seeds": accuracy.seeds}
-        row["accuracy (%) [95 %, over seeds]"] = _percent(mean, low, high, std=accuracy.std)
-        row |= dict.fromkeys(("difference from GAP [95 %, over images]", "[95 %, over seeds]", "p (Holm)", "verdict"), DASH)
+        row["accuracy (%) [95 %, seeds]"] = _percent(mean, low, high, std=accuracy.std)
+        row |= dict.fromkeys(("− GAP [95 %, images]", "[95 %, seeds]", "p (Holm)", "verdict"), DASH)
         if variant != "gap":
             effect, p = effects[variant], p_values[variant]
             pairs = seed_summary(right[variant].mean(1) - gap.mean(1))
-            row["difference from GAP [95 %, over images]"] = _percent(*effect[:3], sign="+")
+            row["− GAP [95 %, images]"] = _percent(*effect[:3], sign="+")
             row["p (Holm)"] = f"{p:.3f}" if p >= 0.001 else "< 0.001"
             row["verdict"] = "one seed: not judged"
             if pairs.low is not None:
-                row["[95 %, over seeds]"] = _percent(None, pairs.low, pairs.high, sign="+")
+                row["[95 %, seeds]"] = _percent(None, pairs.low, pairs.high, sign="+")
                 row["verdict"] = "differs" if p < 0.05 and pairs.low * pairs.high > 0 else "indistinguishable"
         rows.append(row | {"paper": "not recovered" if images == "cifar100" else DASH})
     return pd.DataFrame(rows)

@@ -156,11 +156,11 @@ def untrained_table(effects: pd.DataFrame) -> pd.DataFrame:
             "paper": effects["paper"],
             "no.": effects["number"],
             "what": effects["what"],
-            "loss, as written": [f"{value:.4g}" for value in effects["loss_written"]],
-            "loss, as released": [f"{value:.4g}" for value in effects["loss_released"]],
-            "gradients' cosine": [f"{value:.3f}" for value in effects["gradient_cosine"]],
-            "ratio of their norms": [f"{value:.3g}" for value in effects["gradient_ratio"]],
-            "change of distances": [f"{100 * value:.2g} %" for value in effects["distance_change"]],
+            "loss written": [f"{value:.4g}" for value in effects["loss_written"]],
+            "released": [f"{value:.4g}" for value in effects["loss_released"]],
+            "cosine": [f"{value:.3f}" for value in effects["gradient_cosine"]],
+            "norm ratio": [f"{value:.3g}" for value in effects["gradient_ratio"]],
+            "distances": [f"{100 * value:.2g} %" for value in effects["distance_change"]],
         }
     )
 
@@ -288,10 +288,10 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
                 "paper": row["paper"],
                 "no.": row["number"],
                 "what": row["what"],
-                "rank-1 / mAP as released": f"{100 * row['rank1']:.1f} / {100 * row['map']:.1f}" if run else NOT_RUN,
-                "rank-1, written − released [95 %]": points(row, "rank1") if run else NOT_RUN,
-                "mAP, written − released [95 %]": points(row, "map") if run else NOT_RUN,
-                "mAP by seed": by_seed,
+                "released: rank-1 / mAP": f"{100 * row['rank1']:.1f} / {100 * row['map']:.1f}" if run else NOT_RUN,
+                "rank-1 [95 %]": points(row, "rank1") if run else NOT_RUN,
+                "mAP [95 %]": points(row, "map") if run else NOT_RUN,
+                "by seed": by_seed,
                 "p (Holm)": (f"{row['p']:.3f}" if row["p"] >= 0.001 else "< 0.001") if run else NOT_RUN,
                 "verdict": row["verdict"],
             }

@@ -1,13 +1,20 @@
 """Images to embeddings with a trained network."""
 
 import contextlib
+import hashlib
+import io
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from reidlib.batches import bfloat16_is_fast, normalise
+from reidlib.batches import bfloat16_is_fast, load_images, normalise, verified_array
 from reidlib.errors import ReidError
+from reidlib.fingerprints import code_digest
 from reidlib.progress import progress
+from reidlib.results import write_atomically, write_json
 
 
 def best_device() -> torch.device:
@@ -65,3 +72,63 @@ def embed(
             "broken. Train the run again with a lower learning_rate."
         )
     return embeddings
+
+
+def embed_files(
+    model: torch.nn.Module,
+    paths: Sequence[Path],
+    height: int,
+    width: int,
+    *,
+    cache: Path,
+    flip: bool,
+    precision: str = "auto",
+    device: torch.device | None = None,
+    what: str = "images",
+    keep: Mapping[str, object] | None = None,
+) -> np.ndarray:
+    """Test embeddings of image files (of any size and mode, see `batches.decode`).
+
+    Args:
+        cache: folder of decoded images and embeddings; what it holds may be deleted.
+        what: the images are called so in progress bars.
+        keep: the settings that shape the network beside its weights. Given, embeddings are kept in the cache, in a file named
+            after them, the weights, the images, their size, `flip`, precision, device, torch's version and the code of
+            networks and embedding; a damaged file is made again.
+
+    Returns:
+        (N, D) float32, in the order of the paths.
+
+    Raises:
+        ImageError: an image is unreadable (named), or the disk lacks the room. ReidError: an embedding is NaN or infinite.
+    """
+    device = device or best_device()
+    images = load_images(paths, height, width, cache=cache, description=f"decoding {what}")
+    file = None
+    if keep is not None:
+        half = not isinstance(autocast(precision, device), contextlib.nullcontext)
+        code = [code_digest(module) for module in ("reidlib.embedding", "reidlib.models")]
+        made_by = [flip, half, device.type, torch.__version__, *code, weights_digest(model), sorted(keep.items())]
+        key = hashlib.sha256(repr([Path(images.filename).name, *made_by]).encode()).hexdigest()[:24]
+        file = cache / "embeddings" / f"{key}.npy"
+        kept = verified_array(file)
+        if kept is not None:
+            return np.array(kept)
+    embeddings = embed(model, images, flip=flip, precision=precision, device=device, description=f"embedding {what}")
+    if file is None:
+        return embeddings
+    buffer = io.BytesIO()
+    np.save(buffer, embeddings)
+    write_atomically(file, buffer.getvalue())
+    write_json(file.with_suffix(".json"), {"crc32": zlib.crc32(np.ascontiguousarray(embeddings)), "images": len(paths)})
+    return embeddings
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """SHA-256 over the names, types and values of a network's state."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        values = value.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.view(-1).view(torch.uint8).numpy().data if values.ndim else str(values.item()).encode())
+    return digest.hexdigest()

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from reidlib.batches import load_images
 from reidlib.config import Experiment
 from reidlib.datasets import ReidDataset
-from reidlib.embedding import embed
+from reidlib.embedding import embed_files
 from reidlib.evaluation import RetrievalMetrics, colour_histogram_embeddings, retrieval_metrics, retrieval_metrics_from_distances
-from reidlib.models import model_from_experiment
+from reidlib.models import FAMILIES, model_from_experiment
 from reidlib.reranking import k_reciprocal_distances
 from reidlib.statistics import bootstrap_interval
 
@@ -21,17 +20,31 @@ RANKS = (1, 5, 10, 20)
 
 
 def embed_test_set(
-    model: torch.nn.Module, experiment: Experiment, dataset: ReidDataset, *, cache: Path, device: torch.device | None = None
+    model: torch.nn.Module,
+    experiment: Experiment,
+    dataset: ReidDataset,
+    *,
+    cache: Path,
+    device: torch.device | None = None,
+    keep: bool = True,
 ) -> dict[str, np.ndarray]:
-    """`query` (Q, D) and `gallery` (G, D), float32, in the data set's order, as the experiment evaluates."""
+    """`query` (Q, D) and `gallery` (G, D), float32, in the data set's order, as the experiment evaluates.
+
+    keep: in the cache, for the same weights and images again; not worth it for weights that still change.
+    """
+    shaping = {name: getattr(experiment, name) for name in ("family", *FAMILIES[experiment.family][1]) if name != "pretrained"}
     return {
-        name: embed(
+        name: embed_files(
             model,
-            load_images(split.paths, experiment.height, experiment.width, cache=cache, description=f"decoding {name}"),
+            split.paths,
+            experiment.height,
+            experiment.width,
+            cache=cache,
             flip=experiment.flip_evaluation,
             precision=experiment.precision,
             device=device,
-            description=f"embedding {name}",
+            what=name,
+            keep=shaping if keep else None,
         )
         for name, split in (("query", dataset.query), ("gallery", dataset.gallery))
     }

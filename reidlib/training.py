@@ -68,7 +68,7 @@ def fit(experiment: Experiment, dataset: ReidDataset, folder: Path, *, cache: Pa
     pixels = load_images(dataset.train.paths, experiment.height, experiment.width, cache=cache, description="decoding train")
 
     def look_at_test_set(model: ReidNetwork) -> dict[str, float]:
-        embeddings = embed_test_set(model, experiment, dataset, cache=cache, device=device)
+        embeddings = embed_test_set(model, experiment, dataset, cache=cache, device=device, keep=False)
         ranked = rank(embeddings["query"], embeddings["gallery"], dataset)
         return {"test_rank1": float(ranked.cmc[0]), "test_map": ranked.mean_ap}
 
@@ -135,7 +135,8 @@ def _evaluate(
     device: torch.device,
 ) -> Run:
     """Embeds and scores, and writes the run's files, metrics.json last."""
-    embeddings = embed_test_set(model, experiment, dataset, cache=cache, device=device)
+    # A trained run keeps its embeddings itself; released weights may be scored again under other settings of scoring.
+    embeddings = embed_test_set(model, experiment, dataset, cache=cache, device=device, keep="checkpoint" in facts)
     scores, queries = score(embeddings, experiment, dataset, resamples=resamples)
     state = model.state_dict()
     metrics = {

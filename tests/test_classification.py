@@ -36,12 +36,13 @@ ATTENTIONS = ("none", "uniform", "sum", "softmax")
 TINY = Settings(depth=8, epochs=2, batch_size=8, learning_rate=0.05, seeds=(0, 1))
 
 
-@pytest.fixture(autouse=True)
-def one_thread_on_the_cpu(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)  # of the module: its runs are made before a test's own fixtures
+def one_thread_on_the_cpu():
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
 
@@ -411,8 +412,8 @@ def runs_by_hand(seeds=(0, 1), count=40) -> list[ClassificationRun]:
 def test_table_by_hand():
     table = effects_table(runs_by_hand(), "digits")
     assert table["pooling"].tolist() == [title for title, _ in VARIANTS.values()] and (table["seeds"] == 2).all()
-    assert table["accuracy (%) [95 %, over seeds]"].tolist()[::2] == ["97.5 ± 0.0 [97.5, 97.5]", "50.0 ± 0.0 [50.0, 50.0]"]
-    change, over_seeds = table["difference from GAP [95 %, over images]"], table["[95 %, over seeds]"]
+    assert table["accuracy (%) [95 %, seeds]"].tolist()[::2] == ["97.5 ± 0.0 [97.5, 97.5]", "50.0 ± 0.0 [50.0, 50.0]"]
+    change, over_seeds = table["− GAP [95 %, images]"], table["[95 %, seeds]"]
     assert change[0] == over_seeds[0] == table["verdict"][0] == "–"
     assert change[1] == "+0.0 [+0.0, +0.0]" and table["verdict"][1] == "indistinguishable" and table["p (Holm)"][1] == "1.000"
     assert change[2].startswith("-47.5 [-6") and over_seeds[2] == "[-47.5, -47.5]" and table["verdict"][2] == "differs"
@@ -426,15 +427,15 @@ def test_seeds_that_disagree_are_no_difference():
     for seed, wrong in enumerate((1, 21, 11)):
         runs.append(made_up("gap+sa-sum", seed, [0] * wrong + [1] * (40 - wrong)))
     row = effects_table(runs, "digits").iloc[2]
-    assert row["difference from GAP [95 %, over images]"].startswith("-25.0 [-") and float(row["p (Holm)"].strip("< ")) < 0.05
-    assert row["[95 %, over seeds]"] == "[-87.1, +37.1]" and row["verdict"] == "indistinguishable"
-    assert row["accuracy (%) [95 %, over seeds]"] == "72.5 ± 25.0 [10.4, 100.0]"  # cut at 100
+    assert row["− GAP [95 %, images]"].startswith("-25.0 [-") and float(row["p (Holm)"].strip("< ")) < 0.05
+    assert row["[95 %, seeds]"] == "[-87.1, +37.1]" and row["verdict"] == "indistinguishable"
+    assert row["accuracy (%) [95 %, seeds]"] == "72.5 ± 25.0 [10.4, 100.0]"  # cut at 100
 
 
 def test_one_seed_is_not_judged():
     table = effects_table(runs_by_hand((0,)), "digits")
-    assert table["verdict"].tolist() == ["–", *["one seed: not judged"] * 3] and set(table["[95 %, over seeds]"]) == {"–"}
-    assert table["accuracy (%) [95 %, over seeds]"][0] == "97.5"
+    assert table["verdict"].tolist() == ["–", *["one seed: not judged"] * 3] and set(table["[95 %, seeds]"]) == {"–"}
+    assert table["accuracy (%) [95 %, seeds]"][0] == "97.5"
 
 
 def test_words_come_from_the_numbers():
