@@ -8,6 +8,7 @@ These metrics need the rank of each true match and nothing else, which is one mo
 So nothing is sorted and no (Q, G) array is kept: queries go in blocks, and for each true match the closer images are counted.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -108,6 +109,51 @@ def retrieval_metrics_from_distances(
     """The same metrics from a given (Q, G) distance matrix, as re-ranking makes it. The matrix is not changed."""
     labels = _Labels(query_ids, gallery_ids, query_cameras, gallery_cameras)
     return _metrics(_distance_blocks(distances, labels, memory_budget_mb), labels, max_rank)
+
+
+def retrieval_metrics_by_gallery_size(
+    query_embeddings: Array,
+    gallery_embeddings: Array,
+    query_ids: Array,
+    gallery_ids: Array,
+    query_cameras: Array,
+    gallery_cameras: Array,
+    distractor_embeddings: Array,
+    sizes: Sequence[int],
+    *,
+    max_rank: int = 50,
+    memory_budget_mb: float = 512,
+    device: str | torch.device | None = None,
+) -> list[RetrievalMetrics]:
+    """The metrics with the first n distractors (of nobody in the queries, (N, D)) added to the gallery, for each n of sizes.
+
+    As with Market-1501's 500,000: distances to a distractor are computed once, whatever the number of sizes, and neither
+    matrix is kept. A distractor at a match's distance ranks behind it, as if it came later in the gallery.
+    Raises EvaluationError as `retrieval_metrics`, and for sizes that are negative or more than there are distractors.
+    """
+    _check_max_rank(max_rank)
+    sizes = [int(size) for size in sizes]
+    available = len(distractor_embeddings)
+    if not sizes or min(sizes) < 0 or max(sizes) > available:
+        raise EvaluationError(f"sizes is {sizes}: give numbers of distractors from 0 to the {available} that there are.")
+    labels = _Labels(query_ids, gallery_ids, query_cameras, gallery_cameras)
+    blocks = _embedding_blocks(query_embeddings, gallery_embeddings, labels, memory_budget_mb, device)
+    rows, ranks, limits = (np.concatenate(parts) for parts in zip(*_matches(blocks, labels), strict=True))
+    bounds = np.searchsorted(rows, np.arange(labels.num_queries + 1))
+    edges = sorted({0, *sizes})
+    ahead = np.zeros((len(edges), len(rows)), dtype=np.int64)  # distractors up to each edge that are closer than each match
+    if edges[-1]:
+        distractors = distractor_embeddings[: edges[-1]]
+        nobody = np.full(edges[-1], min(-2, int(labels.query_ids.min()) - 1))
+        others = _Labels(query_ids, nobody, query_cameras, np.zeros_like(nobody))
+        for start, block in _embedding_blocks(query_embeddings, distractors, others, memory_budget_mb, device):
+            for row, distances in enumerate(block, start):
+                for match in range(bounds[row], bounds[row + 1]):
+                    closer = distances < limits[match].item()
+                    for edge, (low, high) in enumerate(itertools.pairwise(edges), 1):
+                        ahead[edge, match] = int(closer[low:high].sum())
+    ahead = np.cumsum(ahead, axis=0)
+    return [_summarise(rows, ranks + ahead[edges.index(size)], labels, max_rank) for size in sizes]
 
 
 def rank_gallery(
@@ -407,22 +453,31 @@ def _distance_blocks(distances: Array, labels: _Labels, memory_budget_mb: float)
 
 def _metrics(blocks: Iterator[tuple[int, Array]], labels: _Labels, max_rank: int) -> RetrievalMetrics:
     _check_max_rank(max_rank)
-    ap, first, inp = (np.full(labels.num_queries, np.nan) for _ in range(3))
+    rows, ranks, _ = (np.concatenate(parts) for parts in zip(*_matches(blocks, labels), strict=True))
+    return _summarise(rows, ranks, labels, max_rank)
+
+
+def _matches(blocks: Iterator[tuple[int, Array]], labels: _Labels) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Per block its true matches: the query's number (ascending), the rank, and the entry of the block (a distance)."""
     for start, block in blocks:
         rows, columns = labels.pairs(start, block)
-        if not len(rows):
-            continue
         count_before = _count_before_torch if isinstance(block, torch.Tensor) else _count_before
-        ranks = 1 + count_before(block, rows, columns)
-        ranks = ranks[np.lexsort((ranks, rows))]
-        found, begin, count = np.unique(rows, return_index=True, return_counts=True)
-        nth = 1 + np.arange(len(rows)) - np.repeat(begin, count)
-        ap[start + found] = np.bincount(rows, weights=nth / ranks)[found] / count
-        first[start + found] = ranks[begin]
-        inp[start + found] = count / ranks[begin + count - 1]
-    known = ~np.isnan(first)
-    if not known.any():
+        ranks = 1 + count_before(block, rows, columns) if len(rows) else np.empty(0, dtype=np.int64)
+        yield start + rows, ranks, _to_numpy(block[rows, columns])
+
+
+def _summarise(rows: np.ndarray, ranks: np.ndarray, labels: _Labels, max_rank: int) -> RetrievalMetrics:
+    """rows (P,): the query of each true match, ascending; ranks (P,)."""
+    if not len(rows):
         raise EvaluationError(labels.explain_no_match())
+    ap, first, inp = (np.full(labels.num_queries, np.nan) for _ in range(3))
+    ranks = ranks[np.lexsort((ranks, rows))]
+    found, begin, count = np.unique(rows, return_index=True, return_counts=True)
+    nth = 1 + np.arange(len(rows)) - np.repeat(begin, count)
+    ap[found] = np.bincount(rows, weights=nth / ranks)[found] / count
+    first[found] = ranks[begin]
+    inp[found] = count / ranks[begin + count - 1]
+    known = ~np.isnan(first)
     hits = np.bincount(np.minimum(first[known], max_rank + 1).astype(np.int64), minlength=max_rank + 2)
     cmc = np.cumsum(hits[1 : max_rank + 1]) / np.count_nonzero(known)
     mean_ap, mean_inp = (

@@ -12,7 +12,7 @@ import pandas as pd
 from reidlib.config import METHODS, PROFILES, VARIANTS, Experiment, differences, experiment_for, title_of
 from reidlib.results import REPOSITORY, Study
 from reidlib.runs import Run, finished_run, finished_runs
-from reidlib.statistics import holm, paired_difference
+from reidlib.statistics import holm, paired_difference, seed_summary
 
 PAPER = REPOSITORY / "data" / "paper"
 DASH, NOT_RUN = "–", "not run"
@@ -77,6 +77,32 @@ def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
             for run in in_table_order(runs)
         ]
     )
+
+
+def seeds_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Each row over its seeds: mean ± standard deviation and Student's 95 % interval of rank-1 and mAP (%), re-ranked below.
+
+    One seed has neither deviation nor interval: how much a row moves from seed to seed is then not known.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in in_table_order(runs):
+        groups.setdefault(run.experiment.method, []).append(run)
+    rows = []
+    for method, members in groups.items():
+        for reranked in (False, True):
+            metrics = [run.metrics["reranked"] if reranked else run.metrics for run in members]
+            if None in metrics:
+                continue
+            cells = {name: _over_seeds([one[key] for one in metrics]) for key, name in (("rank1", "rank-1"), ("map", "mAP"))}
+            title = title_of(method) + (", re-ranked" if reranked else "")
+            rows.append({"method": title, "seeds": len(members), **cells})
+    return pd.DataFrame(rows, columns=["method", "seeds", "rank-1", "mAP"])
+
+
+def _over_seeds(values: Sequence[float]) -> str:
+    over = seed_summary(values)
+    text = percent(over.mean)
+    return text if over.std is None else f"{text} ± {100 * over.std:.1f} [{100 * over.low:.1f}, {100 * over.high:.1f}]"
 
 
 def in_table_order(runs: Sequence[Run]) -> list[Run]:

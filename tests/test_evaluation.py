@@ -358,3 +358,56 @@ def test_refusals_of_the_other_functions():
         cuhk03_single_shot(**usual(query_cameras=np.array([1, 1])))
     with pytest.raises(EvaluationError, match=r"rank\(51\).*1 to 50"):
         retrieval_metrics(**usual()).rank(51)
+
+
+# ---- growing galleries
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_growing_galleries_equal_joined_ones(data):
+    """Whole-numbered embeddings, so that distances are exact and many are tied."""
+    draw = data.draw
+    whole = st.integers(-2, 2)
+    queries, gallery, distractors = draw(st.integers(1, 5)), draw(st.integers(2, 8)), draw(st.integers(0, 9))
+    array = [np.array(draw(st.lists(st.lists(whole, min_size=2, max_size=2), min_size=n, max_size=n)), np.float32).reshape(n, 2)
+             for n in (queries, gallery, distractors)]  # fmt: skip
+    ids = [np.array(draw(st.lists(st.integers(low, 3), min_size=n, max_size=n))) for n, low in ((queries, 1), (gallery, -1))]
+    cameras = [np.array(draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))) for n in (queries, gallery)]
+    sizes = draw(st.lists(st.integers(0, distractors), min_size=1, max_size=4))
+    budget = draw(st.sampled_from([512, 1e-3]))
+    labels = (ids[0], ids[1], cameras[0], cameras[1])
+
+    def joined(size):
+        nobody = np.zeros(size, dtype=int)  # no query has identity 0
+        everything = np.concatenate([array[1], array[2][:size]])
+        return retrieval_metrics(
+            array[0], everything, ids[0], np.concatenate([ids[1], nobody]), cameras[0], np.concatenate([cameras[1], nobody])
+        )
+
+    def growing():
+        return evaluation.retrieval_metrics_by_gallery_size(array[0], array[1], *labels, array[2], sizes, memory_budget_mb=budget)
+
+    try:
+        expected = [joined(size) for size in sizes]
+    except EvaluationError:
+        with pytest.raises(EvaluationError):
+            growing()
+        return
+    for one, other in zip(growing(), expected, strict=True):
+        assert_same(one, other)
+
+
+def test_a_distractor_pushes_a_match_back_by_hand():
+    query, gallery = np.array([[0.0]]), np.array([[1.0], [3.0]])
+    distractors = np.array([[2.0], [0.5], [1.0], [9.0]])  # at 2, 0.5, 1 (tied with the first match) and 9
+    found = evaluation.retrieval_metrics_by_gallery_size(query, gallery, [1], [1, 1], [0], [1, 1], distractors, [0, 1, 2, 4])
+    assert [metrics.mean_ap for metrics in found] == pytest.approx([1, (1 + 2 / 3) / 2, (1 / 2 + 2 / 4) / 2, (1 / 2 + 2 / 5) / 2])
+    assert [metrics.rank1 for metrics in found] == [1, 1, 0, 0]
+    assert [metrics.mean_inp for metrics in found] == pytest.approx([1, 2 / 3, 2 / 4, 2 / 5])
+
+
+@pytest.mark.parametrize("sizes", [[], [-1], [0, 5]])
+def test_sizes_beyond_the_distractors_are_refused(sizes):
+    with pytest.raises(EvaluationError, match="numbers of distractors from 0 to the 4"):
+        evaluation.retrieval_metrics_by_gallery_size(np.ones((1, 1)), np.ones((1, 1)), [1], [1], [0], [1], np.ones((4, 1)), sizes)

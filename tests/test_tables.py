@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -438,3 +439,15 @@ def test_the_weights_that_were_scored_are_named(study):
     (released.folder / "curves.csv").unlink()
     sentence = tables.weights_sentence(released)
     assert "`abd.pth.tar` (SHA-256 f00d)" in sentence and "nothing was trained" in sentence
+
+
+def test_seeds_table_by_hand(study):
+    """Three seeds at 0.5, 0.6 and 0.7: mean 0.6, s 0.1, and 4.303 · 0.1 / √3 either side."""
+    one, other = fabricate(study, "baseline"), fabricate(study, "pfsa")
+    three = [replace(one, metrics={**one.metrics, "rank1": value, "map": 0.25}) for value in (0.5, 0.6, 0.7)]
+    table = tables.seeds_table([other, *three])
+    assert table["method"].tolist() == ["Baseline (XE)", other_title := tables.title_of("pfsa"), f"{other_title}, re-ranked"]
+    assert table["seeds"].tolist() == [3, 1, 1]
+    assert table["rank-1"][0] == "60.0 ± 10.0 [35.2, 84.8]" and table["mAP"][0] == "25.0 ± 0.0 [25.0, 25.0]"
+    assert table["rank-1"][1] == f"{100 * other.metrics['rank1']:.1f}", "one seed has no deviation"
+    assert table["mAP"][2] == f"{100 * other.metrics['reranked']['map']:.1f}"
