@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from reidlib import evaluation
+from reidlib import distance_blocks, evaluation
 from reidlib.evaluation import (
     EvaluationError,
     colour_histogram_embeddings,
@@ -224,10 +224,12 @@ def test_counting_sorting_and_the_device_path_agree(case):
     finally:
         evaluation.SORT_ABOVE = threshold
     # the path that a GPU takes, on the CPU: blocks of 3 queries, pieces of 2 gallery rows
-    labels = evaluation._Labels(*(case[name] for name in ("query_ids", "gallery_ids", "query_cameras", "gallery_cameras")))
-    norms = evaluation._squared_norms("gallery_embeddings", case["gallery_embeddings"], np.dtype(np.float32), 5)
+    labels = distance_blocks.Labels(*(case[name] for name in ("query_ids", "gallery_ids", "query_cameras", "gallery_cameras")))
+    norms = distance_blocks._squared_norms("gallery_embeddings", case["gallery_embeddings"], np.dtype(np.float32), 5)
     norms[labels.junk] = np.inf
-    blocks = evaluation._torch_blocks(case["query_embeddings"], torch.as_tensor(case["gallery_embeddings"]), norms, 3, 2, "cpu")
+    blocks = distance_blocks._torch_blocks(
+        case["query_embeddings"], torch.as_tensor(case["gallery_embeddings"]), norms, 3, 2, "cpu"
+    )
     assert_same(metrics, evaluation._metrics(blocks, labels, 50))
 
 
