@@ -30,7 +30,7 @@ FLAGS = [
     *("--remote-debugging-port=0", "--remote-allow-origins=*"),
 ]
 
-# Chromium asks its maker's services by itself, whatever page is shown, and which ones changes from version to version; a page that
+# Chromium asks its maker's services by itself, whatever page is shown; which ones changes from version to version. A page that
 # asked them would be seen in its own network events.
 OWN_SERVICES = (".google.com:", ".googleapis.com:", ".gvt1.com:")
 
@@ -91,7 +91,7 @@ class Browser:
         class Refuse(socketserver.StreamRequestHandler):
             def handle(self):
                 asked = self.rfile.readline().decode(errors="replace").strip()
-                if not any(service in asked for service in OWN_SERVICES):
+                if asked and not any(service in asked for service in OWN_SERVICES):  # "": opened ahead of time, never used
                     refused.append(asked)
 
         self.proxy = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refuse)
