@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from reidlib.checkpoints import file_digest
 from reidlib.config import (
     METHODS,
     PROFILES,
@@ -33,6 +32,7 @@ from reidlib.results import Study, open_study
 from reidlib.runs import provenance, set_aside, study_dataset, synthetic_options
 from reidlib.switches import SIDES, SWITCHES
 from reidlib.tables import TITLES
+from reidlib.torch_files import file_digest
 
 TITLE = "Attention for person re-identification: two papers reproduced"
 CLAIM = (
@@ -61,7 +61,7 @@ def steps(
         place,
         produces=("tables/data_statistics.csv", "tables/reference_points.csv", "figures/data_samples.png"),
         weight=0.3,
-        reads=(data_root,) if data_root and study.dataset != "synthetic" else (),  # other images there: everything is done again
+        reads=images_read(study, data_root),
     )
     sides = [run_of(switch, side, study.profile, **overrides) for switch in SWITCHES if switch.name in switches for side in SIDES]
     trained = list(dict.fromkeys([*methods, *sides]))
@@ -119,6 +119,11 @@ def steps(
     ]
 
 
+def images_read(study: Study, data_root: str) -> tuple[str, ...]:
+    """Other real images at the same place: everything is done again. The embedded ones follow from the parameters."""
+    return (data_root,) if data_root and study.dataset != "synthetic" else ()
+
+
 def checkpoint_step(study: Study, method: str, checkpoint: str, data_root: str, data_options: dict, overrides: dict) -> Step:
     """The one step that scores released weights."""
     run = study.checkpoint_run(method, checkpoint)
@@ -130,7 +135,7 @@ def checkpoint_step(study: Study, method: str, checkpoint: str, data_root: str, 
         {**place, **data_place, "method": method, "checkpoint": checkpoint, "overrides": overrides},
         produces=(f"runs/{run.name}/metrics.json",),
         title=f"{METHODS[method].title}, weights of {Path(checkpoint).name}",
-        reads=(*PUBLISHED, checkpoint, *([data_root] if data_root and study.dataset != "synthetic" else [])),
+        reads=(*PUBLISHED, checkpoint, *images_read(study, data_root)),
     )
 
 

@@ -8,7 +8,6 @@ Our names differ from theirs. What a released file holds beyond that is dealt wi
 - BN without `num_batches_tracked` (written by PyTorch before 0.4.1): it counts batches, which nothing here uses.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from reidlib.models import ABDNet, PFSANet, ReidNetwork
-from reidlib.models.backbone import describe_mismatch
+from reidlib.models.backbone import describe_mismatch, with_batch_counts
 from reidlib.torch_files import CheckpointError, read_torch_file
 
 # Released name → ours. Each pattern matches a whole key up to the layer's own `.weight`, `.gamma`, …; branches of ABD-Net are
@@ -110,14 +109,6 @@ def classes_in(content: object, source: str) -> int:
     return sizes.pop()
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a checkpoint's file; CheckpointError where there is none."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} is no file: pass the path of a released .pth.tar, not unpacked.")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def released_state_dict_to_ours(model: ReidNetwork, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A released state dict under the names of `model`, modules that never run left out; unknown names stay as they are.
 
@@ -134,9 +125,7 @@ def released_state_dict_to_ours(model: ReidNetwork, state_dict: Mapping[str, Ten
     else:
         raise CheckpointError(f"{type(model).__name__} has no released checkpoints: an ABDNet or a PFSANet was expected.")
     ours = {_rename(name, rules): value for name, value in state.items() if not (unused and re.fullmatch(unused, name))}
-    if not any(name.endswith("num_batches_tracked") for name in state):
-        ours |= {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
-    return ours
+    return with_batch_counts(ours, model.state_dict())
 
 
 def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:

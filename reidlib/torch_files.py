@@ -1,5 +1,6 @@
 """Files written by torch.save, read through PyTorch's safe loader only: tensors and plain values, never code."""
 
+import hashlib
 import re
 import struct
 import warnings
@@ -25,8 +26,7 @@ def read_torch_file(path: Path) -> object:
     Raises:
         CheckpointError: there is no such file, it is damaged or something else, or it holds what only running code could make.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path} is no file: pass the path of a file made by torch.save (.pth, .pth.tar), not unpacked.")
+    _require_file(path)
     scalars = [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     dtypes = [np.dtype, *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64))]
     try:
@@ -45,3 +45,15 @@ def read_torch_file(path: Path) -> object:
         operand = re.search(r"Unsupported operand \d+", str(error))  # the first byte of a web page, say
         reason = operand[0] if operand else repr(error)
         raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint ({reason}): download the file again.") from error
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file of weights, 64 hex digits; CheckpointError where there is none."""
+    _require_file(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is no file: pass the path of a file made by torch.save (.pth, .pth.tar), not unpacked.")

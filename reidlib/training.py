@@ -20,7 +20,7 @@ import torch
 
 from reidlib import losses
 from reidlib.batches import augment, epoch_batches, load_images, normalise
-from reidlib.checkpoints import classes_in, file_digest, load_released_checkpoint
+from reidlib.checkpoints import classes_in, load_released_checkpoint
 from reidlib.config import Experiment
 from reidlib.datasets import ReidDataset
 from reidlib.embedding import autocast, best_device
@@ -31,7 +31,7 @@ from reidlib.progress import progress
 from reidlib.results import read_json, write_atomically, write_json
 from reidlib.runs import Run, provenance, set_aside
 from reidlib.scoring import embed_test_set, rank, score
-from reidlib.torch_files import read_torch_file
+from reidlib.torch_files import file_digest, read_torch_file
 
 WEIGHTED_LOG = (0.8, 0.2)  # of the parts' losses and of the others, in the log of the released spatial-attention code
 
@@ -76,6 +76,7 @@ def fit(experiment: Experiment, dataset: ReidDataset, folder: Path, *, cache: Pa
     facts = {
         "train_seconds": sum(row["seconds"] for row in rows),
         "images_seen": (experiment.warmup_epochs + experiment.epochs) * _steps(experiment, dataset) * experiment.batch_size,
+        "classes": experiment.classes or dataset.num_train_identities,
         "reported_epoch": len(rows),
         "best_on_test": None,
     }
@@ -112,12 +113,13 @@ def evaluate_checkpoint(
     }
     content = read_torch_file(Path(checkpoint))
     classes = classes_in(content, str(checkpoint))
-    untrained = replace(experiment, pretrained=False, classes=classes)
-    model = load_released_checkpoint(model_from_experiment(untrained, 0), content, source=str(checkpoint))
+    network = model_from_experiment(replace(experiment, pretrained=False, classes=classes), 0)
+    model = load_released_checkpoint(network, content, source=str(checkpoint))
     _claim(folder, record)
     if (folder / "metrics.json").is_file():
         return Run(folder, experiment, read_json(folder / "metrics.json"))
-    facts = {"train_seconds": 0.0, "images_seen": 0, "reported_epoch": None, "best_on_test": None, "checkpoint": source}
+    untrained = {"train_seconds": 0.0, "images_seen": 0, "reported_epoch": None, "best_on_test": None}
+    facts = {**untrained, "classes": classes, "checkpoint": source}
     started, device = time.perf_counter(), best_device()
     return _evaluate(experiment, dataset, model, folder, facts, started, cache=cache, resamples=resamples, device=device)
 
@@ -138,7 +140,6 @@ def _evaluate(
     # A trained run keeps its embeddings itself; released weights may be scored again under other settings of scoring.
     embeddings = embed_test_set(model, experiment, dataset, cache=cache, device=device, keep="checkpoint" in facts)
     scores, queries = score(embeddings, experiment, dataset, resamples=resamples)
-    state = model.state_dict()
     metrics = {
         **scores,
         "train_identities": dataset.num_train_identities,
@@ -146,14 +147,13 @@ def _evaluate(
         "query_images": len(dataset.query),
         "gallery_images": len(dataset.gallery),
         "synthetic": dataset.is_synthetic,
-        "classes": classes_in(state, "the network"),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "embedding_dim": embeddings["query"].shape[1],
         **facts,
         "total_seconds": time.perf_counter() - started,
         "made_by": provenance(),
     }
-    _save(folder / "model.pt", state)
+    _save(folder / "model.pt", model.state_dict())
     _save_arrays(folder / "embeddings.npz", embeddings)
     write_atomically(folder / "queries.csv", queries.to_csv(index=False, lineterminator="\n"))
     write_json(folder / "metrics.json", metrics)

@@ -1,5 +1,6 @@
 """Helpers shared by the tests: where golden values lie, and the rule that fills a released network's weights."""
 
+import contextlib
 import functools
 import json
 import zlib
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -52,6 +54,34 @@ def released_state(shapes: dict[str, list[int]], *, branches: tuple[str, str] = 
             released = released.replace(f"branches.{branch}.", f"branches.{number}.")
         state[released] = released_entry(name, tuple(shape))
     return state
+
+
+@contextlib.contextmanager
+def one_thread_on_the_cpu():
+    """Numbers that do not depend on the machine: one thread, no GPU; torch's settings are put back."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def make_noise_images(root: Path, seed: int = 0, width: int = 48) -> Path:
+    """Noise in Market-1501's layout: 6 training people with 4 images, 4 test people, 2 cameras."""
+    rng = np.random.default_rng(seed)
+    for folder, people, cameras in (
+        ("bounding_box_train", range(1, 7), (1, 1, 2, 2)),
+        ("query", range(11, 15), (1,)),
+        ("bounding_box_test", range(11, 15), (1, 2, 2)),
+    ):
+        (root / folder).mkdir(parents=True)
+        for person in people:
+            for number, camera in enumerate(cameras):
+                pixels = rng.integers(0, 256, (96, width, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / folder / f"{person:04d}_c{camera}s1_{number:06d}_00.png")
+    return root
 
 
 @pytest.fixture(autouse=True)

@@ -341,7 +341,10 @@ def test_a_file_whose_number_of_people_cannot_be_told(tmp_path, images, change, 
         (["--checkpoint", "FILE", "--methods", "abdnet", "--seeds", "0"], "--seeds is about training"),
         (["--checkpoint", "FILE", "--methods", "abdnet", "--switches", "none"], "--switches is about training"),
         (["--checkpoint", "FILE.absent", "--methods", "abdnet"], "FILE.absent is no file"),
-        (["--checkpoint", "FOLDER", "--methods", "abdnet"], "is no file: pass the path of a released .pth.tar, not unpacked"),
+        (
+            ["--checkpoint", "FOLDER", "--methods", "abdnet"],
+            "is no file: pass the path of a file made by torch.save",
+        ),
         (["--checkpoint", "FILE", "--methods", "abdnet", "--only", "20_ablation_abdnet"], "20_ablation_abdnet"),
     ],
 )

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import one_thread_on_the_cpu
 from torchvision.datasets import CIFAR100
 
 from reidlib import classification, classification_tables, figures
@@ -37,14 +38,9 @@ TINY = Settings(depth=8, epochs=2, batch_size=8, learning_rate=0.05, seeds=(0, 1
 
 
 @pytest.fixture(scope="module", autouse=True)  # of the module: its runs are made before a test's own fixtures
-def one_thread_on_the_cpu():
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: False)
+def steady():
+    with one_thread_on_the_cpu():
         yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
 
 
 def noise(count=20, side=8, channels=1, *, shift=1, mirror=False, seed=0) -> LabelledImages:

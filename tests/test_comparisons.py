@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from conftest import make_noise_images, one_thread_on_the_cpu
 from scipy.spatial.distance import pdist
 
 from reidlib import comparisons, losses, scoring
@@ -102,31 +102,14 @@ def test_deviations_show_each_setting_with_both_values():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread_on_the_cpu():
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: False)
+def steady():
+    with one_thread_on_the_cpu():
         yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Noise in Market-1501's layout: 6 training people with 4 images, 4 test people, 2 cameras."""
-    root, rng = tmp_path_factory.mktemp("data") / "images", np.random.default_rng(0)
-    for folder, people, cameras in (
-        ("bounding_box_train", range(1, 7), (1, 1, 2, 2)),
-        ("query", range(11, 15), (1,)),
-        ("bounding_box_test", range(11, 15), (1, 2, 2)),
-    ):
-        (root / folder).mkdir(parents=True)
-        for person in people:
-            for number, camera in enumerate(cameras):
-                pixels = rng.integers(0, 256, (96, 48, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / folder / f"{person:04d}_c{camera}s1_{number:06d}_00.png")
-    return load_dataset("folder", root)
+    return load_dataset("folder", make_noise_images(tmp_path_factory.mktemp("data") / "images"))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
+from conftest import make_noise_images, one_thread_on_the_cpu
 
 import run_all
 from reidlib import losses, scoring, training
@@ -42,39 +42,15 @@ def tiny(method="baseline", **settings) -> Experiment:
     return experiment_for(method, dataset="folder", **{**TINY, **settings})
 
 
-def make_images(root: Path, seed: int = 0, width: int = 48) -> Path:
-    """Noise in Market-1501's layout: 6 training people with 4 images, 4 test people, 2 cameras."""
-    rng = np.random.default_rng(seed)
-    for folder, people, cameras in (
-        ("bounding_box_train", range(1, 7), (1, 1, 2, 2)),
-        ("query", range(11, 15), (1,)),
-        ("bounding_box_test", range(11, 15), (1, 2, 2)),
-    ):
-        (root / folder).mkdir(parents=True)
-        for person in people:
-            for number, camera in enumerate(cameras):
-                pixels = rng.integers(0, 256, (96, width, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / folder / f"{person:04d}_c{camera}s1_{number:06d}_00.png")
-    return root
-
-
 @pytest.fixture(autouse=True)
-def one_thread():
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def steady():
+    with one_thread_on_the_cpu():
+        yield
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return make_images(tmp_path_factory.mktemp("data") / "images")
+    return make_noise_images(tmp_path_factory.mktemp("data") / "images")
 
 
 @pytest.fixture(scope="module")
@@ -923,7 +899,7 @@ def test_load_run(run, study, dataset):
 
 
 def test_a_run_of_other_data_is_stale(run, study, tmp_path):
-    other = load_dataset("folder", make_images(tmp_path / "other", seed=1, width=50))
+    other = load_dataset("folder", make_noise_images(tmp_path / "other", seed=1, width=50))
     with pytest.raises(StaleRunError) as error:
         load_run(study, "abdnet", 0, dataset=other)
     for part in (str(run.folder), read_json(run.folder / "experiment.json")["data"], other.fingerprint, str(other.root)):

@@ -100,8 +100,8 @@ def download_weights(weights: tvm.WeightsEnum) -> dict[str, Tensor]:
 
 
 def load_backbone_file(resnet: tvm.ResNet, path: Path) -> None:
-    """Fill a torchvision ResNet from a state-dict file. Every key must match, but `fc.*`, which no network here uses, and the
-    batch counts of BN where the file has none (PyTorch before 0.4.1 wrote none, and nothing here uses them).
+    """Fill a torchvision ResNet from a state-dict file. Every key must match, but `fc.*`, which no network here uses, and BN's
+    batch counts (see `with_batch_counts`).
 
     Raises:
         CheckpointError: the file cannot be read, or a key is missing, left over or of another shape (all are listed).
@@ -112,13 +112,19 @@ def load_backbone_file(resnet: tvm.ResNet, path: Path) -> None:
     own = resnet.state_dict()
     given = {name: value for name, value in state.items() if not name.startswith("fc.")}
     wanted = {name: value for name, value in own.items() if not name.startswith("fc.")}
-    if not any(name.endswith("num_batches_tracked") for name in given):
-        given |= {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}
+    given = with_batch_counts(given, wanted)
     problems = describe_mismatch(given, wanted)
     if problems:
         message = f"{path} does not fit this backbone: {problems}. Pass a file for the same ResNet, or change `backbone`."
         raise CheckpointError(message)
     resnet.load_state_dict(given, strict=False)  # not strict for fc.* alone: all else was just compared
+
+
+def with_batch_counts(given: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`given`, with BN's batch counts from `own` if it has none: PyTorch before 0.4.1 wrote none, and nothing here uses them."""
+    if any(name.endswith("num_batches_tracked") for name in given):
+        return given
+    return given | {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
 
 
 def describe_mismatch(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
