@@ -27,8 +27,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reidlib.batches import bfloat16_is_fast
-from reidlib.embedding import autocast, best_device
+from reidlib.embedding import autocast, best_device, bfloat16_is_fast
 from reidlib.losses import (
     FEATURE_POSITIONS,
     REFERENCE_BATCH,

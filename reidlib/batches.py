@@ -1,8 +1,7 @@
-"""Images to batches: every image is decoded once into a memory-mapped array, the samplers choose rows of it, and the
-augmentation works on whole batches, on the device that trains.
+"""Images to batches: every image is decoded once into a memory-mapped array, and the samplers choose rows of it.
 
-The decoded set (`load_images`) holds RGB bytes resized with PIL's bilinear filter, which is what the papers' loaders do per
-epoch. ABD-Net's "resize to 1.125 times the size and crop back" is one bilinear sampling from those bytes (`augment`).
+The decoded set (`load_images`) holds RGB bytes resized with PIL's bilinear filter, which is what the papers' loaders do anew for
+every batch. What happens to a batch after that is in `augmentation`.
 """
 
 import hashlib
@@ -15,17 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reidlib.errors import ReidError
 from reidlib.progress import progress
 from reidlib.results import read_json, write_json
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-ERASE_FILL = (0.4914, 0.4822, 0.4465)  # put in after normalisation, as the released code does
-CROP_SCALE = 1.125
 
 
 class ImageError(ReidError):
@@ -41,12 +34,18 @@ def decode(path: Path, height: int, width: int) -> np.ndarray:
     Raises:
         ImageError: the file is no image or is damaged.
     """
+    return _decode_sizes(path, [(height, width)])[0]
+
+
+def _decode_sizes(path: Path, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """`decode` to several sizes, each resized from the image itself, which is read once."""
     try:
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I;16"):  # PIL's own conversion clips 16 bits at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
+            image = image.convert("RGB")
+            return [np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)) for height, width in sizes]
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise ImageError(
             f"{path} cannot be read as an image ({error}). Restore it from the data set's archive or remove it."
@@ -62,46 +61,71 @@ def load_images(paths: Sequence[Path], height: int, width: int, *, cache: Path, 
     Raises:
         ImageError: an image is unreadable (named), or the disk lacks the room.
     """
-    key = hashlib.sha256(f"{height}x{width}".encode())
-    for path in paths:
-        state = path.stat()  # the time too: uncompressed images of one shape all have the same size
-        key.update(f"{path.parent.name}/{path.name}:{state.st_size}:{state.st_mtime_ns}\n".encode())
-    file = cache / f"{key.hexdigest()[:16]}-{height}x{width}.npy"
-    note = file.with_suffix(".json")
-    images = verified_array(file)
-    if images is not None:
-        return images
+    return load_sizes(paths, [(height, width)], cache=cache, description=description)[0]
 
-    size = len(paths) * height * width * 3
+
+def load_sizes(
+    paths: Sequence[Path], sizes: Sequence[tuple[int, int]], *, cache: Path, description: str = "decoding"
+) -> list[np.ndarray]:
+    """`load_images` at several (height, width), a file each; every image is read once for all the sizes that are missing."""
+    states = [path.stat() for path in paths]
+    # the time of change too: uncompressed images of one shape all have the same size in bytes
+    listing = "".join(
+        f"{path.parent.name}/{path.name}:{state.st_size}:{state.st_mtime_ns}\n" for path, state in zip(paths, states, strict=True)
+    )
+    files = []
+    for height, width in sizes:
+        key = hashlib.sha256(f"{height}x{width}{listing}".encode()).hexdigest()
+        files.append(cache / f"{key[:16]}-{height}x{width}.npy")
+    found = [verified_array(file) for file in files]
+    missing = [index for index, images in enumerate(found) if images is None]
+    if missing:
+        _make(paths, [(files[index], *sizes[index]) for index in missing], cache, description)
+        for index in missing:
+            found[index] = np.load(files[index], mmap_mode="r")
+    return found
+
+
+def _make(paths: Sequence[Path], wanted: Sequence[tuple[Path, int, int]], cache: Path, description: str) -> None:
+    """Writes a file for each (name, height, width)."""
+    size = sum(len(paths) * height * width * 3 for _, height, width in wanted)
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
     if size > 0.95 * free:
         raise ImageError(
             f"{cache}: {size / 1e9:.1f} GB are needed for the decoded images, {free / 1e9:.1f} GB are free. Make room there."
         )
-    # Processes that come here at the same time each write their own file; the last rename wins, with the same bytes.
-    unfinished = file.with_name(f"{file.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    # Processes that come here at the same time each write their own files; the last rename wins, with the same bytes.
+    own = f".{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    unfinished = [file.with_name(file.stem + own) for file, _, _ in wanted]
     try:
-        checksum = _decode_all(unfinished, paths, height, width, f"{description} ({size / 1e6:.0f} MB)")
-        unfinished.replace(file)
+        shapes = [(height, width) for _, height, width in wanted]
+        checksums = _decode_all(unfinished, paths, shapes, f"{description} ({size / 1e6:,.0f} MB)")
+        for temporary, (file, _, _), checksum in zip(unfinished, wanted, checksums, strict=True):
+            temporary.replace(file)
+            write_json(file.with_suffix(".json"), {"crc32": checksum, "images": len(paths)})
     finally:
-        unfinished.unlink(missing_ok=True)
-    write_json(note, {"crc32": checksum, "images": len(paths)})
-    return np.load(file, mmap_mode="r")
+        for temporary in unfinished:
+            temporary.unlink(missing_ok=True)
 
 
-def _decode_all(file: Path, paths: Sequence[Path], height: int, width: int, description: str) -> int:
-    """Writes the array to `file`, a thread a core (PIL decodes without the interpreter's lock), and returns its CRC-32."""
-    images = np.lib.format.open_memmap(file, "w+", np.uint8, (len(paths), height, width, 3))
+def _decode_all(files: Sequence[Path], paths: Sequence[Path], sizes: Sequence[tuple[int, int]], description: str) -> list[int]:
+    """Writes one array a size, a thread a core (PIL decodes without the interpreter's lock), and returns their CRC-32s."""
+    arrays = [
+        np.lib.format.open_memmap(file, "w+", np.uint8, (len(paths), height, width, 3))
+        for file, (height, width) in zip(files, sizes, strict=True)
+    ]
 
     def fill(row: int) -> None:
-        images[row] = decode(paths[row], height, width)
+        for array, pixels in zip(arrays, _decode_sizes(paths[row], sizes), strict=True):
+            array[row] = pixels
 
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(paths), description, "image") as bar:
         for _ in pool.map(fill, range(len(paths))):
             bar.update(1)
-    images.flush()
-    return zlib.crc32(images)
+    for array in arrays:
+        array.flush()
+    return [zlib.crc32(array) for array in arrays]
 
 
 def verified_array(file: Path) -> np.ndarray | None:
@@ -173,80 +197,3 @@ def epoch_batches(
         if steps and len(batches) >= steps:
             return batches[:steps]
     return batches
-
-
-# ---------------------------------------------------------------------------------------------------- on the device
-
-
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """(B, H, W, 3) bytes → (B, 3, H, W) float32 with ImageNet's mean and deviation, channels last in memory."""
-    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std  # permuting keeps the bytes' order: channels last
-
-
-def augment(images: torch.Tensor, generator: torch.Generator, *, crop: float, flip: float, erase: float) -> torch.Tensor:
-    """Random crop, mirror and erasing of a normalised batch, each image with its own draws. Source: paper, data augmentation.
-
-    Args:
-        images: (B, 3, H, W), normalised.
-        generator: a CPU generator: the same draws on every device.
-        crop: probability of "resize to 1.125 × the size and crop back", here one bilinear sampling.
-        flip: probability of the mirror image.
-        erase: probability of random erasing (`erase_boxes`).
-
-    Returns:
-        (B, 3, H, W), channels last in memory.
-    """
-    batch, _, height, width = images.shape
-    if crop or flip:
-        draws = torch.rand(batch, 4, generator=generator)
-        cropped = draws[:, 0] < crop
-        # The crop's corner is a whole pixel of the enlarged image, as when cropping a resized image.
-        rows, columns = round(height * CROP_SCALE) - height, round(width * CROP_SCALE) - width
-        top = (draws[:, 1] * (rows + 1)).floor() * cropped
-        left = (draws[:, 2] * (columns + 1)).floor() * cropped
-        y = _sampled_positions(height, height + rows, top, cropped)
-        x = _sampled_positions(width, width + columns, left, cropped)
-        x = torch.where((torch.rand(batch, generator=generator) < flip)[:, None], -x, x)
-        grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
-        images = torch.nn.functional.grid_sample(images, grid.to(images.device), padding_mode="border", align_corners=False)
-    if erase:
-        boxes = erase_boxes(batch, height, width, erase, generator).to(images.device)
-        y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-        inside = ((y >= boxes[:, :1]) & (y < boxes[:, 1:2]))[:, :, None] & ((x >= boxes[:, 2:3]) & (x < boxes[:, 3:]))[:, None, :]
-        fill = torch.tensor(ERASE_FILL, device=images.device).view(1, 3, 1, 1)
-        images = torch.where(inside[:, None], fill, images)
-    return images.contiguous(memory_format=torch.channels_last)
-
-
-def _sampled_positions(size: int, enlarged: int, offset: torch.Tensor, cropped: torch.Tensor) -> torch.Tensor:
-    """(B, size) grid_sample coordinates in [-1, 1]: pixel centres of a window of the enlarged image, or of the image."""
-    pixels = torch.arange(size, dtype=torch.float32)
-    window = (pixels[None] + offset[:, None] + 0.5) / enlarged
-    return torch.where(cropped[:, None], window, (pixels[None] + 0.5) / size) * 2 - 1
-
-
-def erase_boxes(batch: int, height: int, width: int, probability: float, generator: torch.Generator) -> torch.Tensor:
-    """(B, 4) int64 boxes (top, bottom, left, right), empty where nothing is erased.
-
-    Area uniform in 0.02–0.4 of the image and aspect (height / width) uniform in 0.3–3.33, up to 100 tries until the box fits.
-    torchvision's RandomErasing draws the aspect log-uniformly and tries 10 times: another distribution.
-    """
-    tries = 100
-    area = (0.02 + 0.38 * torch.rand(batch, tries, generator=generator)) * height * width
-    aspect = 0.3 + (1 / 0.3 - 0.3) * torch.rand(batch, tries, generator=generator)
-    h, w = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
-    fits = (h < height) & (w < width)
-    first = fits.int().argmax(1, keepdim=True)  # the first try that fits
-    h, w = h.gather(1, first)[:, 0], w.gather(1, first)[:, 0]
-    corner = torch.rand(batch, 2, generator=generator)
-    top, left = (corner[:, 0] * (height - h + 1)).long(), (corner[:, 1] * (width - w + 1)).long()
-    chosen = (torch.rand(batch, generator=generator) < probability) & fits.any(1)
-    return torch.stack([top, top + h, left, left + w], dim=1) * chosen[:, None]
-
-
-def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 rather than emulating it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -10,18 +10,19 @@ import pandas as pd
 import torch
 from scipy.spatial.distance import pdist
 
-from reidlib.batches import augment, epoch_batches, load_images, normalise
+from reidlib.augmentation import TrainingImages, draw_augmentation, enlarged_size
+from reidlib.batches import epoch_batches, load_images, load_sizes
 from reidlib.config import Experiment, run_of
 from reidlib.datasets import ReidDataset
 from reidlib.embedding import embed
 from reidlib.models import ReidNetwork, model_from_experiment
+from reidlib.optimisation import loss_terms
 from reidlib.progress import progress
 from reidlib.results import Study, read_json
 from reidlib.runs import Run, finished_run
 from reidlib.scoring import per_query, rank, rerank
 from reidlib.statistics import holm, paired_difference, seed_summary
 from reidlib.switches import SIDES, SWITCHES, Switch
-from reidlib.training import loss_terms
 
 NOT_RUN = "not run"
 NOISE = "branch-order"  # the switch that changes nothing but the random draws
@@ -90,14 +91,9 @@ class _Step:
         network = _network_with(weights, experiment, dataset.num_train_identities, seed)
         rows = epoch_batches(dataset.train_labels, experiment.batch_size, experiment.images_per_identity, 1, seed, 0)[0]
         rows = rows[:BATCH]  # of person × image batches whole people
-        pixels = torch.from_numpy(np.array(load_images(dataset.train.paths, *size, cache=cache)[rows]))
-        batch = augment(
-            normalise(pixels),
-            torch.Generator().manual_seed(seed),
-            crop=experiment.crop_probability,
-            flip=experiment.flip_probability,
-            erase=experiment.erase_probability,
-        )
+        decoded = load_sizes(dataset.train.paths, [size, enlarged_size(*size)], cache=cache)
+        drawn = draw_augmentation(len(rows), *size, torch.Generator().manual_seed(seed), **experiment.augmentation)
+        batch = TrainingImages(*decoded, torch.device("cpu")).batch(rows, drawn)
         # Evaluated first: the training step changes the statistics of batch normalisation.
         shown = load_images(dataset.query.paths, *size, cache=cache)[:images]
         self.distances = pdist(embed(network, shown, flip=experiment.flip_evaluation, precision="float32"))

@@ -98,6 +98,14 @@ class Experiment:
     flip_probability: float = 0.5
     erase_probability: float = 0.5
     precision: str = "auto"  # auto: bfloat16 where the hardware has it | float32 | bfloat16
+    compile: bool = False  # torch.compile: minutes at the start, faster steps
+    deterministic: bool = False  # on a GPU, the same bits every time at some cost; on a CPU it is always so
+    processes: int = 1  # each takes its share of every batch: a GPU each, or cores of the CPU
+    sync_batch_norm: bool = False  # batch statistics over the shares of all processes (GPUs only)
+
+    # validation, on people held out of the training set
+    validation_identities: int = 0  # how many; they are not trained on
+    validate_every: int = 0  # epochs between two looks at them; 0: after the last one only
 
     # evaluation
     flip_evaluation: bool = True  # embeddings of image and mirror image averaged
@@ -105,7 +113,11 @@ class Experiment:
     rerank_merge_threshold: float = 0.0  # overlap over which neighbourhoods merge: 0 as released (Python 2), 2/3 as published
     rerank_half_precision: bool = True  # as released
     score_test_every: int = 0  # epochs between looks at the test set, for the curves; 0: after the last one only
-    report_epoch: str = "last"  # last | best_on_test: the first with the highest rank-1 of those looked at, as released
+    report_epoch: str = "last"  # last | best_on_test: the first with the highest rank-1, as released | best_on_validation: mAP
+
+    # what is kept beside, without effect on any number
+    keep_every: int = 0  # epochs between weights that stay as epoch-<number>.pt; 0: none
+    tensorboard: bool = False  # the curves for TensorBoard, too
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -149,14 +161,34 @@ class Experiment:
             raise ConfigError(
                 "report_epoch = 'best_on_test' needs score_test_every of 1 or more: nothing is looked at otherwise."
             )
+        if self.validate_every and not self.validation_identities:
+            raise ConfigError("validate_every needs validation_identities of 1 or more: nobody is held out otherwise.")
+        if self.report_epoch == "best_on_validation" and not self.validate_every:
+            raise ConfigError("report_epoch = 'best_on_validation' needs validation_identities and validate_every of 1 or more.")
+        if self.batch_size % self.processes or self.batch_size < 2 * self.processes:
+            raise ConfigError(
+                f"batch_size = {self.batch_size} cannot be shared by processes = {self.processes}: each needs as many images as "
+                "the others, and at least 2."
+            )
+        if self.sync_batch_norm and self.processes == 1:
+            raise ConfigError("sync_batch_norm joins the statistics of several processes: it needs processes of 2 or more.")
         if self.log_weighted_loss and not self.parts:
             raise ConfigError("log_weighted_loss weighs the parts against the other heads: it needs parts of 1 or more.")
         if "sa2" in self.spatial_attention and not self.deep_supervision:
             raise ConfigError("spatial_attention 'sa2' sits in the deep supervision: it needs deep_supervision = True.")
 
+    @property
+    def augmentation(self) -> dict[str, float]:
+        """The chances that `augmentation.draw_augmentation` takes."""
+        return {"crop": self.crop_probability, "flip": self.flip_probability, "erase": self.erase_probability}
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON (tuples become lists)."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+# Settings that leave every number as it is: a run made with others is the same run.
+HOUSEKEEPING = ("keep_every", "tensorboard")
 
 
 def _one_of(*names: str):
@@ -179,7 +211,8 @@ _RULES = {
     "branch_order": _one_of("global-first", "attentive-first"),
     "eigenvalues": _one_of("rayleigh", "norm_ratio"),
     "power_steps": ((lambda value: value >= 1), "at least 1"),
-    "report_epoch": _one_of("last", "best_on_test"),
+    "report_epoch": _one_of("last", "best_on_test", "best_on_validation"),
+    "processes": ((lambda value: value >= 1), "at least 1"),
     "optimizer": _one_of("adam", "sgd"),
     "schedule": _one_of("steps", "cosine"),
     "precision": _one_of("auto", "float32", "bfloat16"),
@@ -188,7 +221,7 @@ _RULES = {
     **dict.fromkeys(
         ("seed", "parts", "triplet_weight", "triplet_margin", "of_weight", "of_start_epoch", "ow_weight", "trunk_rate")
         + ("weight_decay", "warmup_epochs", "steps_per_epoch", "images_per_identity", "ow_factor", "classes")
-        + ("score_test_every",),
+        + ("score_test_every", "validation_identities", "validate_every", "keep_every"),
         _NOT_NEGATIVE,
     ),
     **dict.fromkeys(

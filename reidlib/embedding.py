@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reidlib.batches import bfloat16_is_fast, load_images, normalise, verified_array
+from reidlib.augmentation import normalise
+from reidlib.batches import load_images, verified_array
 from reidlib.errors import ReidError
 from reidlib.fingerprints import code_digest
 from reidlib.progress import progress
@@ -20,6 +21,13 @@ from reidlib.results import write_atomically, write_json
 def best_device() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 rather than emulating it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def autocast(precision: str, device: torch.device):

@@ -159,6 +159,8 @@ def orthogonality_features(
     starts: Mapping[str, Sequence[Starts]] | None = None,
     generator: torch.Generator | None = None,
     smaller_side: bool = False,
+    batch: int | None = None,
+    part: slice = slice(None),
 ) -> Tensor:
     """O.F., the penalty on feature maps (ABD-Net, section 3.3) → scalar. feature_maps: position → maps (B, C, H, W).
 
@@ -170,6 +172,9 @@ def orthogonality_features(
     With C > N, as in the attentive branch (1024 × 96), F Fᵀ is rank deficient, so its smallest eigenvalue is 0 whatever the
     features are. `smaller_side` takes FᵀF there, whose N eigenvalues are those of F Fᵀ that can differ from 0; start vectors are
     (B, N, 1) then. Neither paper nor released code does so.
+
+    Where several processes share a batch, `batch` is its size and `part` says which of its images these maps are of: each has
+    the start vectors then that it would have in the whole batch.
     """
     positions = [position for position in FEATURE_POSITIONS if position in feature_maps]
     if not positions:
@@ -184,11 +189,11 @@ def orthogonality_features(
             f = _as_matrices(feature_map)  # (B, C, H·W)
             if smaller_side and f.shape[1] > f.shape[2]:
                 f = f.mT
-            pair = (
-                starts[position][index]
-                if starts is not None
-                else _draw_starts((*f.shape[:2], 1), f.device, generator, torch.randn)
-            )
+            if starts is not None:
+                pair = starts[position][index]
+            else:
+                drawn = _draw_starts((batch or len(f), f.shape[1], 1), f.device, generator, torch.randn)
+                pair = tuple(start[part] for start in drawn)
             spread = spectral_spread(f, pair, estimator=estimator, iterations=iterations)  # (B,)
             spread = spread.square() if squared else spread
             total = total + FEATURE_POSITIONS[position] / len(maps) * spread.sum() * REFERENCE_BATCH / len(feature_map)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from reidlib.batches import normalise
+from reidlib.augmentation import normalise
 from reidlib.models import ReidOutput
 
 BATCH = 64  # images at a time

@@ -26,6 +26,7 @@ VARIABLE = "REIDLIB_PROGRESS"  # path of the state file; the lines are appended 
 MAIN_UNIT = "epoch"
 WRITE_EVERY = 0.25  # seconds between two writes of the state file
 
+_silent = False  # in the processes that only help another
 _stack: list["EpochProgress"] = []  # the contexts that are open, outermost first
 _last_write = float("-inf")
 
@@ -64,7 +65,7 @@ class EpochProgress:
                 lines.write(text + "\n")
         if where == "terminal":
             tqdm.write(text, file=sys.stderr)
-        elif where != "widget":
+        elif where not in ("widget", "nowhere"):
             print(text, flush=True)
 
 
@@ -98,8 +99,16 @@ def progress(total: int, description: str, unit: str = "it") -> Iterator[EpochPr
             entry._bar.close()
 
 
+def silence() -> None:
+    """Shows nothing in this process from now on: another one shows the work that both share."""
+    global _silent
+    _silent = True
+
+
 def situation() -> str:
-    """Where this process shows progress: "pipeline", "widget", "terminal" or "log"."""
+    """Where this process shows progress: "pipeline", "widget", "terminal", "log" or, silenced, "nowhere"."""
+    if _silent:
+        return "nowhere"
     if os.environ.get(VARIABLE):
         return "pipeline"
     if _in_kernel():
@@ -132,7 +141,7 @@ def _in_kernel() -> bool:
 def _write_state(force: bool = False) -> None:
     global _last_write
     path = os.environ.get(VARIABLE)
-    if not path or (not force and time.monotonic() - _last_write < WRITE_EVERY):
+    if _silent or not path or (not force and time.monotonic() - _last_write < WRITE_EVERY):
         return
     _last_write = time.monotonic()
     contexts = [

@@ -16,7 +16,6 @@ what surrounds them in _scene_drawing.py.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import multiprocessing
 import os
@@ -46,6 +45,11 @@ from reidlib._view_drawing import (
     render_person,
 )  # fmt: skip
 from reidlib.errors import ReidError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 __all__ = [
     "Camera", "SyntheticError", "SyntheticSpec", "View", "describe_person", "draw_camera", "draw_person", "ensure_synthetic",
@@ -231,6 +235,18 @@ def _partial_folder(root: Path) -> Iterator[Path | None]:
     """
     partial = root.absolute().with_name(f".{root.absolute().name}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:  # folders cannot be locked there: that it is there is the lock
+        try:
+            partial.mkdir()
+        except FileExistsError:
+            raise SyntheticError(
+                f"{partial} is there: another process renders {root}, or was interrupted. Wait for it, or delete the folder."
+            ) from None
+        try:
+            yield None if (root / "synthetic.json").exists() else partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # renamed by now, unless something went wrong
+        return
 
     def is_ours(handle: int) -> bool:
         """Whether the folder locked still lies there: its earlier owner may have renamed or removed it."""
@@ -298,6 +314,8 @@ def ensure_synthetic(
                 (partial / folder).mkdir()
             _render_all(partial, spec, workers, progress)
             (partial / "synthetic.json").write_text(json.dumps(_record(spec), indent=2) + "\n")
+            if fcntl is None and root.is_dir():  # empty, but Windows renames onto nothing that is there
+                root.rmdir()
             partial.rename(root)
     _check_existing(root, spec)
     return root

@@ -1,6 +1,7 @@
-"""Decoding against PIL, the cache under injected faults, samplers on cases done by hand, augmentation against PIL and scipy."""
+"""Decoding against PIL, the cache under injected faults, samplers on cases done by hand."""
 
 import json
+import multiprocessing
 import shutil
 import struct
 import zlib
@@ -9,38 +10,23 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scipy import stats
 
 from reidlib import batches
 from reidlib.batches import (
-    ERASE_FILL,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     ImageError,
-    augment,
     decode,
     epoch_batches,
-    erase_boxes,
     identity_batches,
     load_images,
-    normalise,
+    load_sizes,
     shuffled_batches,
 )
 from reidlib.errors import ReidError
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def noise(height, width, channels=3):
@@ -51,10 +37,6 @@ def smooth(height, width):
     """A natural-looking image: low frequencies only, full contrast."""
     small = Image.fromarray(noise(max(height // 16, 2), max(width // 16, 2)))
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 # ---------------------------------------------------------------------------------------------------- decoding
@@ -189,7 +171,7 @@ def forbid_decoding(monkeypatch):
     def decode(*_):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(batches, "decode", decode)
+    monkeypatch.setattr(batches, "_decode_sizes", decode)
 
 
 def test_images_are_decoded_once(paths, tmp_path, monkeypatch):
@@ -250,6 +232,55 @@ def test_other_pixels_under_the_same_names_are_decoded_anew(tmp_path):
         Image.fromarray(noise(32, 16)).save(folder / "0001_c1.bmp")
         arrays.append(np.array(load_images([folder / "0001_c1.bmp"], 32, 16, cache=tmp_path / "cache")))
         np.testing.assert_array_equal(arrays[-1][0], np.asarray(Image.open(folder / "0001_c1.bmp")))
+
+
+def test_several_sizes_take_one_reading_of_each_image(paths, tmp_path, monkeypatch):
+    opened, real = [], Image.open
+    monkeypatch.setattr(batches.Image, "open", lambda path: opened.append(path) or real(path))
+    small, large = load_sizes(paths, [(32, 16), (36, 18)], cache=tmp_path / "cache")
+    assert sorted(opened) == paths
+    assert small.shape == (5, 32, 16, 3) and large.shape == (5, 36, 18, 3)
+    for row, path in enumerate(paths):
+        np.testing.assert_array_equal(small[row], decode(path, 32, 16))
+        np.testing.assert_array_equal(large[row], decode(path, 36, 18), "resized from the image, not from the smaller size")
+    np.testing.assert_array_equal(load_images(paths, 36, 18, cache=tmp_path / "cache"), large)  # the same file
+
+
+def test_only_the_sizes_that_are_missing_are_made(paths, tmp_path):
+    cache = tmp_path / "cache"
+    load_images(paths, 32, 16, cache=cache)
+    (first,) = cache.glob("*.npy")
+    before = first.stat().st_mtime_ns
+    assert [images.shape[1] for images in load_sizes(paths, [(32, 16), (36, 18)], cache=cache)] == [32, 36]
+    assert first.stat().st_mtime_ns == before and len(list(cache.iterdir())) == 4
+
+
+def test_the_size_is_announced_before_anything_is_made(paths, tmp_path, monkeypatch):
+    shown, real = [], batches.progress
+
+    def progress(total, description, unit):
+        shown.append((total, description, unit, list((tmp_path / "cache").glob("*.npy"))))
+        return real(total, description, unit)
+
+    monkeypatch.setattr(batches, "progress", progress)
+    load_sizes(paths, [(320, 160), (360, 180)], cache=tmp_path / "cache", description="decoding train")
+    assert shown == [(5, "decoding train (2 MB)", "image", [])]  # 5 · 3 · (320 · 160 + 360 · 180) = 1,740,000 bytes
+
+
+def _load_at_once(arguments):
+    paths, cache, barrier = arguments
+    barrier.wait(60)
+    return np.array(load_images(paths, 64, 32, cache=cache))
+
+
+def test_several_processes_may_make_the_same_cache_at_once(paths, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, context.Pool(3) as pool:
+        barrier = manager.Barrier(3)
+        found = pool.map(_load_at_once, [(paths, tmp_path / "cache", barrier)] * 3, chunksize=1)
+    for images in found:
+        np.testing.assert_array_equal(images, [decode(path, 64, 32) for path in paths])
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".npy"]
 
 
 def test_too_little_room_is_said_before_anything_is_written(paths, tmp_path, monkeypatch):
@@ -376,187 +407,3 @@ def test_a_set_too_small_for_one_batch_is_refused(k, words):
     with pytest.raises(ReidError, match="Set a smaller batch_size") as error:
         epoch_batches(np.repeat(np.arange(6), 5), 32, k, 3, 0, 0)
     assert words in str(error.value)
-
-
-# ---------------------------------------------------------------------------------------------------- normalising, crop, flip
-
-
-def test_normalise_by_hand():
-    pixels = torch.tensor([[[[0, 128, 255]]]], dtype=torch.uint8)  # (1, 1, 1, 3)
-    expected = [(value / 255 - mean) / std for value, mean, std in zip((0, 128, 255), IMAGENET_MEAN, IMAGENET_STD, strict=True)]
-    out = normalise(pixels)
-    assert out.shape == (1, 3, 1, 1) and out.dtype == torch.float32
-    assert out.flatten().tolist() == pytest.approx(expected, abs=1e-6)
-    batch = normalise(torch.from_numpy(noise(32, 16)[None].repeat(2, 0)))
-    assert batch.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_nothing_asked_nothing_changed():
-    images = torch.randn(4, 3, 32, 16)
-    out = augment(images, generator(), crop=0, flip=0, erase=0)
-    assert torch.equal(out, images)
-    assert out.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize(("height", "width"), [(96, 48), (384, 128), (33, 17)])
-def test_flip_alone_mirrors_up_to_rounding(height, width):
-    """Sampling positions are float32: measured, at most 5e-5 of a standard deviation away from the exact mirror."""
-    images = torch.randn(3, 3, height, width)
-    out = augment(images, generator(), crop=0, flip=1, erase=0)
-    torch.testing.assert_close(out, images.flip(3), rtol=0, atol=2e-4)
-    unlucky = augment(images, generator(), crop=1e-9, flip=0, erase=0)  # sampled, but neither cropped nor mirrored
-    torch.testing.assert_close(unlucky, images, rtol=0, atol=2e-4)
-
-
-def crop_window(images, index, seed, *, height, width):
-    """The crop's corner for one image, from the same draws as `augment` makes."""
-    draws = torch.rand(len(images), 4, generator=generator(seed))
-    rows, columns = round(height * 1.125) - height, round(width * 1.125) - width
-    return int(draws[index, 1] * (rows + 1)), int(draws[index, 2] * (columns + 1)), rows, columns
-
-
-@pytest.mark.parametrize(("height", "width"), [(128, 64), (384, 128), (96, 48)])
-def test_crop_is_pils_enlarging_and_cutting(height, width):
-    """PIL rounds to whole bytes twice (columns, then rows), ours never: at most 1 of 255 apart (measured 1.0002).
-
-    The windows around the drawn one are tried too: no other may fit.
-    """
-    pixels = np.stack([smooth(height, width) for _ in range(3)])
-    out = augment(normalise(torch.from_numpy(pixels)), generator(5), crop=1, flip=0, erase=0)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    ours = ((out * std + mean) * 255).permute(0, 2, 3, 1).numpy()
-    for index in range(3):
-        top, left, rows, columns = crop_window(pixels, index, 5, height=height, width=width)
-        enlarged = Image.fromarray(pixels[index]).resize((width + columns, height + rows), Image.Resampling.BILINEAR)
-        enlarged = np.asarray(enlarged).astype(float)
-        errors = {
-            (y, x): np.abs(enlarged[y : y + height, x : x + width] - ours[index]).max()
-            for y in range(rows + 1)
-            for x in range(columns + 1)
-            if abs(y - top) <= 2 and abs(x - left) <= 2
-        }
-        assert errors[top, left] <= 1.01
-        assert np.abs(enlarged[top : top + height, left : left + width] - ours[index]).mean() < 0.35
-        assert all(error > 2.0 for corner, error in errors.items() if corner != (top, left))
-
-
-def test_crops_reach_every_corner():
-    """8 × 8: the enlarged image is 9 × 9, so there are four windows, each as likely as the others."""
-    images = torch.randn(1, 3, 8, 8).expand(400, -1, -1, -1)
-    out = augment(images, generator(), crop=1, flip=0, erase=0)
-    kinds, counts = torch.unique(out.flatten(1).round(decimals=3), dim=0, return_counts=True)
-    assert len(kinds) == 4
-    assert stats.chisquare(counts.numpy()).pvalue > 1e-4
-
-
-def test_each_image_has_its_own_draws():
-    images = torch.randn(1, 3, 32, 16).expand(64, -1, -1, -1)
-    out = augment(images, generator(), crop=0, flip=0.5, erase=0)
-    mirrored = (out - images.flip(3)).abs().amax((1, 2, 3)) < 1e-3
-    same = (out - images).abs().amax((1, 2, 3)) < 1e-3
-    assert (mirrored ^ same).all()
-    assert 16 < mirrored.sum() < 48
-    cropped = (augment(images, generator(), crop=0.5, flip=0, erase=0) - images).abs().amax((1, 2, 3)) > 1e-3
-    assert 16 < cropped.sum() < 48
-    assert len({tuple(box) for box in erase_boxes(64, 96, 48, 1, generator()).tolist()}) > 60
-
-
-def test_crop_and_flip_are_drawn_independently():
-    images = torch.randn(1, 3, 16, 16).expand(2000, -1, -1, -1)
-    out = augment(images, generator(), crop=0.5, flip=0.5, erase=0)
-    plain, mirrored = (int(((out - other).abs().amax((1, 2, 3)) < 1e-3).sum()) for other in (images, images.flip(3)))
-    assert abs(plain - 500) < 90 and abs(mirrored - 500) < 90  # a quarter each, within 4 standard deviations
-
-
-def test_augmentation_is_decided_by_the_generator():
-    images = torch.randn(6, 3, 32, 16)
-    before = images.clone()
-    settings_ = {"crop": 0.5, "flip": 0.5, "erase": 0.5}
-    one = augment(images, generator(3), **settings_)
-    torch.manual_seed(99)
-    assert torch.equal(one, augment(images, generator(3), **settings_))
-    assert not torch.equal(one, augment(images, generator(4), **settings_))
-    assert torch.equal(images, before), "the input is left alone"
-
-
-def test_the_order_in_memory_does_not_matter():
-    images = torch.randn(3, 3, 32, 16)
-    settings_ = {"crop": 1, "flip": 0.5, "erase": 1}
-    one = augment(images, generator(), **settings_)
-    other = augment(images.contiguous(memory_format=torch.channels_last), generator(), **settings_)
-    torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-
-
-# ---------------------------------------------------------------------------------------------------- erasing
-
-
-@pytest.mark.parametrize(("height", "width"), [(384, 128), (128, 64), (96, 48)])
-def test_boxes_lie_inside_with_area_and_aspect_in_range(height, width):
-    boxes = erase_boxes(4000, height, width, 1.0, generator()).numpy()
-    top, bottom, left, right = boxes.T
-    h, w = bottom - top, right - left
-    assert (top >= 0).all() and (bottom <= height).all() and (left >= 0).all() and (right <= width).all()
-    assert (h > 0).all() and (w > 0).all() and (h < height).all() and (w < width).all()
-    # rounding to whole pixels moves a side by half a pixel at most
-    area_low, area_high = (h - 0.5) * (w - 0.5), (h + 0.5) * (w + 0.5)
-    assert (area_high >= 0.02 * height * width).all() and (area_low <= 0.4 * height * width).all()
-    assert ((h + 0.5) / (w - 0.5) >= 0.3).all() and ((h - 0.5) / (w + 0.5) <= 1 / 0.3).all()
-    assert top.min() == 0 and left.min() == 0 and (bottom == height).any() and (right == width).any()
-
-
-def test_aspect_and_area_are_uniform_where_every_box_fits():
-    """Small boxes on a square always fit, so the first try is taken: conditioned on them the draws are plainly uniform."""
-    size = 2000  # pixels, so that rounding is nothing
-    boxes = erase_boxes(6000, size, size, 1.0, generator()).numpy().astype(float)
-    h, w = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
-    area, aspect = h * w / size**2, h / w
-    small = area < 0.25  # the tallest, √(0.25 / 0.3) = 0.91 of the side, fits
-    assert small.sum() > 2000
-    ranges = stats.uniform(0.3, 1 / 0.3 - 0.3)
-    assert stats.kstest(aspect[small], ranges.cdf).pvalue > 0.01
-    assert stats.kstest(area[small], stats.uniform(0.02, 0.23).cdf).pvalue > 0.01
-    logarithmic = stats.loguniform(0.3, 1 / 0.3)
-    assert stats.kstest(aspect[small], logarithmic.cdf).pvalue < 1e-20, "torchvision's distribution"
-
-
-def test_a_box_that_does_not_fit_is_drawn_again():
-    """384 × 128: a flat box of 0.4 of the image cannot be 0.3 high; rejection bends the distribution to tall boxes."""
-    boxes = erase_boxes(4000, 384, 128, 1.0, generator()).numpy().astype(float)
-    area, aspect = 0.02 + 0.38 * torch.rand(4000, 100), 0.3 + (1 / 0.3 - 0.3) * torch.rand(4000, 100)
-    h, w = ((area * aspect).sqrt() * (384 * 128) ** 0.5).round(), ((area / aspect).sqrt() * (384 * 128) ** 0.5).round()
-    fits = (h < 384) & (w < 128)
-    expected = (h * w)[torch.arange(4000), fits.int().argmax(1)].numpy()
-    ours = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2])
-    assert stats.ks_2samp(ours, expected).pvalue > 0.01
-
-
-def test_erasing_puts_the_exact_fill_into_the_box_and_nothing_elsewhere():
-    images = torch.randn(40, 3, 96, 48)
-    out = augment(images, generator(7), crop=0, flip=0, erase=0.5)
-    boxes = erase_boxes(40, 96, 48, 0.5, generator(7)).tolist()
-    fill = torch.tensor(ERASE_FILL)
-    assert fill.tolist() == pytest.approx([0.4914, 0.4822, 0.4465])
-    erased = 0
-    for image, before, (top, bottom, left, right) in zip(out, images, boxes, strict=True):
-        inside = torch.zeros(96, 48, dtype=torch.bool)
-        inside[top:bottom, left:right] = True
-        assert torch.equal(image[:, inside], fill[:, None].expand(3, int(inside.sum())))
-        assert torch.equal(image[:, ~inside], before[:, ~inside])
-        erased += bool(inside.any())
-    assert 8 < erased < 32
-
-
-def test_erasing_with_probability_zero_or_one():
-    assert (erase_boxes(50, 96, 48, 0.0, generator()) == 0).all()
-    boxes = erase_boxes(200, 96, 48, 1.0, generator())
-    assert ((boxes[:, 1] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 2])).all()
-    assert boxes.dtype == torch.int64
-    assert torch.equal(boxes, erase_boxes(200, 96, 48, 1.0, generator()))
-
-
-def test_erasing_comes_after_cropping():
-    """The box is cut from the final image: its fill is never interpolated."""
-    out = augment(torch.randn(8, 3, 64, 32), generator(1), crop=1, flip=1, erase=1)
-    fill = torch.tensor(ERASE_FILL)[None, :, None, None]
-    filled = (out == fill).all(1)
-    assert (filled.flatten(1).float().mean(1) >= 0.015).all()

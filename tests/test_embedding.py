@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from reidlib import embedding
-from reidlib.batches import ImageError, load_images, normalise
+from reidlib.augmentation import normalise
+from reidlib.batches import ImageError, load_images
 from reidlib.embedding import embed, embed_files, weights_digest
 
 SIZE = (32, 16)

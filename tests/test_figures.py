@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from reidlib import figures, maps, selection
-from reidlib.batches import normalise
+from reidlib.augmentation import normalise
 from reidlib.datasets import Split
 from reidlib.models import build_model
 

@@ -374,3 +374,18 @@ def test_occluders_hide_something(plain_person, occluder):
     free, hidden = (synthetic.render_person(plain_person, draw_camera(2), View(occluder=kind)) for kind in ("none", occluder))
     share = (np.abs(free.astype(float) - hidden).max(axis=2) > 40).mean()
     assert 0.01 < share < 0.8
+
+
+def test_a_system_without_folder_locks(tmp_path, monkeypatch):
+    """Windows: a folder left there is refused by name rather than shared; without one the set is rendered as ever."""
+    monkeypatch.setattr(synthetic, "fcntl", None)
+    spec = SyntheticSpec(train_identities=2, test_identities=2)
+    root, partial = tmp_path / "synthetic", tmp_path / ".synthetic.partial"
+    root.mkdir()  # empty
+    partial.mkdir()
+    with pytest.raises(SyntheticError, match=r"\.synthetic\.partial is there.*delete the folder"):
+        ensure_synthetic(root, spec, workers=1, progress=False)
+    assert list(root.iterdir()) == []
+    partial.rmdir()
+    ensure_synthetic(root, spec, workers=1, progress=False)
+    assert (root / "synthetic.json").is_file() and not partial.exists()

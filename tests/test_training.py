@@ -19,22 +19,27 @@ import torchvision
 from conftest import make_noise_images, one_thread_on_the_cpu
 
 import run_all
-from reidlib import losses, scoring, training
-from reidlib.batches import load_images
+from reidlib import epochs, losses, run_files, scoring, training
+from reidlib.augmentation import TrainingImages
+from reidlib.batches import load_images, load_sizes
 from reidlib.config import Experiment, choose, experiment_for
 from reidlib.datasets import load_dataset
 from reidlib.embedding import embed
+from reidlib.epochs import DivergedError
 from reidlib.fingerprints import code_digest
 from reidlib.models import ReidOutput, model_from_experiment
+from reidlib.optimisation import learning_rate, loss_terms, make_optimizer, weighted_loss
 from reidlib.results import MissingRunError, Study, read_json
+from reidlib.run_files import claim
 from reidlib.runs import StaleRunError, finished_runs, load_run
-from reidlib.training import DivergedError, fit, learning_rate, loss_terms, make_optimizer
+from reidlib.training import fit
 
 TINY = {
     "pretrained": False, "backbone": "resnet18", "height": 96, "width": 48, "reduced_dim": 16, "embedding_dim": 16,
     "head_dim": 16, "feature_dim": 16, "batch_size": 8, "steps_per_epoch": 1, "epochs": 2, "warmup_epochs": 0,
     "precision": "float32", "learning_rate": 1e-3, "optimizer": "adam", "trunk_rate": 1.0, "of_start_epoch": 1,
 }  # fmt: skip
+MEASURED = ("seconds", "images_per_second", "memory_mb", "train_seconds", "total_seconds")
 FILES = ["curves.csv", "embeddings.npz", "experiment.json", "metrics.json", "model.pt", "queries.csv"]
 
 
@@ -65,7 +70,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pixels(dataset, cache):
-    return load_images(dataset.train.paths, 96, 48, cache=cache)
+    return TrainingImages(*load_sizes(dataset.train.paths, [(96, 48), (108, 54)], cache=cache), torch.device("cpu"))
 
 
 # ---------------------------------------------------------------------------------------------------- schedules, optimisers
@@ -119,7 +124,7 @@ def test_the_trunk_learns_at_a_tenth_of_the_rate(dataset, pixels, monkeypatch):
     step = optimizer.step
     monkeypatch.setattr(optimizer, "step", lambda: (seen.append([g["lr"] for g in optimizer.param_groups]), step()))
     for number in range(2):
-        row = training._epoch(experiment, model, optimizer, dataset, pixels, number, torch.device("cpu"))
+        row = training.train_epoch(experiment, model, optimizer, dataset, pixels, number, torch.device("cpu"))
         assert row["learning_rate"] == pytest.approx([0.1, 0.01][number])
     np.testing.assert_allclose(seen, [[0.01, 0.1]] * 2 + [[0.001, 0.01]] * 2)
 
@@ -234,8 +239,9 @@ def test_switches_reach_the_penalties(monkeypatch, switches, features, weights):
     output = output._replace(feature_maps={"intermediate": [torch.rand(8, 4, 3, 2)], "after": [torch.rand(8, 9, 3, 2)]})
     torch.manual_seed(11)
     terms = loss_terms(experiment, model, output, torch.arange(8) % 4, 0)
-    released = {"estimator": "rayleigh", "iterations": 1}
-    expected_features = {"weight": 1e-6, "squared": False, "smaller_side": False, **released, **features}
+    released = {"estimator": "rayleigh", "iterations": 1, "generator": None}
+    whole = {"batch": 8, "part": slice(0, 8)}
+    expected_features = {"weight": 1e-6, "squared": False, "smaller_side": False, **whole, **released, **features}
     expected_weights = {"weight": 1e-3, "factor": 10.0, **released, **weights}
     assert given == {"orthogonality_features": expected_features, "orthogonality_weights": expected_weights}
 
@@ -278,7 +284,7 @@ def test_weighted_loss_by_hand():
     chances = (0.5, 0.25, 0.125, 0.5, 0.5, 0.0625)
     output = fake_output()._replace(logits=[head(chance) for chance in chances])
     in_bits = 0.8 * (1 + 2) + 0.2 * (3 + 1 + 1 + 4)
-    assert training.weighted_loss(experiment, output, target).item() == pytest.approx(in_bits * math.log(2), rel=1e-6)
+    assert weighted_loss(experiment, output, target).item() == pytest.approx(in_bits * math.log(2), rel=1e-6)
     trained = loss_terms(experiment, model_from_experiment(experiment, 2), output, target, 0)
     assert list(trained) == ["cross_entropy"]
     assert trained["cross_entropy"].item() == pytest.approx((3 + 9) * math.log(2), rel=1e-6), "the plain sum is what is trained"
@@ -286,12 +292,13 @@ def test_weighted_loss_by_hand():
 
 def trained_weights(experiment, dataset, pixels, folder, *look):
     folder.mkdir()
-    model, rows = training._train(experiment, dataset, pixels, folder, torch.device("cpu"), *look)
+    looks = [(experiment.score_test_every, one) for one in look if experiment.score_test_every]
+    model, rows = training._train(experiment, dataset, pixels, folder, torch.device("cpu"), looks=looks)
     return {name: value.clone() for name, value in model.state_dict().items()}, rows
 
 
 def timeless(row):
-    return {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
+    return {name: value for name, value in row.items() if name not in MEASURED}
 
 
 def assert_same_weights(one, other):
@@ -312,7 +319,7 @@ def test_logging_the_weighted_loss_changes_no_weight(dataset, pixels, tmp_path):
 def test_the_logged_loss_is_the_sum_of_the_logged_terms(dataset, pixels):
     experiment = tiny("abdnet", steps_per_epoch=2)
     model = model_from_experiment(experiment, 6)
-    row = training._epoch(experiment, model, make_optimizer(experiment, model), dataset, pixels, 1, torch.device("cpu"))
+    row = training.train_epoch(experiment, model, make_optimizer(experiment, model), dataset, pixels, 1, torch.device("cpu"))
     terms = [row[name] for name in ("cross_entropy", "triplet", "orthogonal_features", "orthogonal_weights")]
     assert row["loss"] == pytest.approx(sum(terms), rel=1e-5)
     assert row["epoch"] == 2 and 0 <= row["accuracy"] <= 1
@@ -326,20 +333,17 @@ def test_each_papers_augmentation_and_batches_reach_the_loop(dataset, pixels, mo
     paper = experiment_for(method)
     assert (paper.batch_size, paper.images_per_identity) == {"abdnet": (64, 4), "baseline": (64, 0)}.get(method, (48, 0))
     kept = {name: getattr(paper, name) for name in ("crop_probability", "flip_probability", "erase_probability")}
-    seen, real = [], training.augment
+    seen, real = [], epochs.draw_augmentation
 
-    def augment(images, generator, **probabilities):
-        seen.append((tuple(images.shape), images.min().item(), probabilities))
-        return real(images, generator, **probabilities)
+    def draw(batch, height, width, generator, **chances):
+        seen.append(((batch, height, width), chances))
+        return real(batch, height, width, generator, **chances)
 
-    monkeypatch.setattr(training, "augment", augment)
+    monkeypatch.setattr(epochs, "draw_augmentation", draw)
     experiment = tiny(method, **kept)
     model = model_from_experiment(experiment, 6)
-    training._epoch(experiment, model, make_optimizer(experiment, model), dataset, pixels, 0, torch.device("cpu"))
-    ((shape, lowest, probabilities),) = seen
-    assert probabilities == {"crop": crop, "flip": 0.5, "erase": erase}
-    assert shape == (8, 3, 96, 48)
-    assert lowest < -1, "normalised before the erasing fills in its values"
+    training.train_epoch(experiment, model, make_optimizer(experiment, model), dataset, pixels, 0, torch.device("cpu"))
+    assert seen == [((8, 96, 48), {"crop": crop, "flip": 0.5, "erase": erase})]
 
 
 # ---------------------------------------------------------------------------------------------------- warm-up
@@ -363,7 +367,7 @@ def test_warm_up_leaves_the_trunk_alone(dataset, pixels, method):
         return key.rpartition(".")[0] in trunk_names
 
     optimizer, before = make_optimizer(experiment, model), copied(model)
-    training._epoch(experiment, model, optimizer, dataset, pixels, 0, torch.device("cpu"))
+    training.train_epoch(experiment, model, optimizer, dataset, pixels, 0, torch.device("cpu"))
     warm = copied(model)
     trunk = [key for key in before if in_trunk(key)]
     assert any("running_mean" in key for key in trunk)
@@ -374,7 +378,7 @@ def test_warm_up_leaves_the_trunk_alone(dataset, pixels, method):
     assert all(re.search(r"(query|key|value)\.(weight|bias)$", key) for key in still), still
     assert all(not torch.equal(before[key], warm[key]) for key in before if not in_trunk(key) and "running_mean" in key)
 
-    training._epoch(experiment, model, optimizer, dataset, pixels, 1, torch.device("cpu"))
+    training.train_epoch(experiment, model, optimizer, dataset, pixels, 1, torch.device("cpu"))
     after = copied(model)
     assert all(not torch.equal(warm[key], after[key]) for key in trunk if key.endswith(("conv1.weight", "running_mean")))
 
@@ -382,7 +386,7 @@ def test_warm_up_leaves_the_trunk_alone(dataset, pixels, method):
 def test_the_shallow_attention_learns_across_the_frozen_trunk(dataset, pixels):
     experiment = tiny("baseline+cam", warmup_epochs=1)
     model = model_from_experiment(experiment, 6)
-    training._epoch(experiment, model, make_optimizer(experiment, model), dataset, pixels, 0, torch.device("cpu"))
+    training.train_epoch(experiment, model, make_optimizer(experiment, model), dataset, pixels, 0, torch.device("cpu"))
     assert model.shallow_cam.gamma.item() != 0
 
 
@@ -393,13 +397,13 @@ def test_the_optimizer_is_made_anew_after_the_warm_up(dataset, pixels, tmp_path,
         made.append(make_optimizer(experiment, model))
         return made[-1]
 
-    def epoch(experiment, model, optimizer, *rest):
+    def epoch(experiment, model, optimizer, *rest, **keywords):
         used.append((optimizer, len(optimizer.state)))
-        return real(experiment, model, optimizer, *rest)
+        return real(experiment, model, optimizer, *rest, **keywords)
 
-    real = training._epoch
+    real = training.train_epoch
     monkeypatch.setattr(training, "make_optimizer", make)
-    monkeypatch.setattr(training, "_epoch", epoch)
+    monkeypatch.setattr(training, "train_epoch", epoch)
     experiment = tiny(warmup_epochs=2, epochs=2)
     training._train(experiment, dataset, pixels, tmp_path, torch.device("cpu"))
     assert len(made) == 2
@@ -499,7 +503,7 @@ def test_the_stored_network_gives_the_stored_embeddings(which, request, dataset,
 
 
 def test_a_finished_run_is_returned_without_training(run, dataset, cache, monkeypatch):
-    def train(*_):
+    def train(*_, **__):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(training, "_train", train)
@@ -526,7 +530,7 @@ def test_metrics_are_written_last(dataset, cache, tmp_path, monkeypatch):
         fit(tiny(epochs=1), dataset, tmp_path / "run", cache=cache, resamples=200)
     assert set(there) == {*FILES, "checkpoint.pt"} - {"metrics.json"}
     monkeypatch.setattr(training, "write_json", real)
-    monkeypatch.setattr(training, "_epoch", None)  # calling it would raise
+    monkeypatch.setattr(training, "train_epoch", None)  # calling it would raise
     fit(tiny(epochs=1), dataset, tmp_path / "run", cache=cache, resamples=200)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == FILES
 
@@ -539,11 +543,6 @@ def assert_same_run(one: Path, other: Path):
     with np.load(one / "embeddings.npz") as first, np.load(other / "embeddings.npz") as second:
         for name in ("query", "gallery"):
             np.testing.assert_array_equal(first[name], second[name])
-    times = ("seconds", "images_per_second", "train_seconds", "total_seconds")
-
-    def timeless(row):
-        return {name: value for name, value in row.items() if name not in times}
-
     rows = [[timeless(row) for row in csv.DictReader((folder / "curves.csv").open())] for folder in (one, other)]
     assert rows[0] == rows[1]
     kept = [timeless(read_json(folder / "metrics.json")) for folder in (one, other)]
@@ -556,14 +555,14 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(run, dataset, cac
     folder = tmp_path / "abdnet-seed0"
     calls = []
 
-    def normalise(images):
+    def draw(*arguments, **chances):
         calls.append(len(calls))
         if len(calls) == stop_in:
             raise KeyboardInterrupt
-        return real(images)
+        return real(*arguments, **chances)
 
-    real = training.normalise
-    monkeypatch.setattr(training, "normalise", normalise)
+    real = epochs.draw_augmentation
+    monkeypatch.setattr(epochs, "draw_augmentation", draw)
     with pytest.raises(KeyboardInterrupt):
         fit(run.experiment, dataset, folder, cache=cache, resamples=200)
     assert not (folder / "metrics.json").exists()
@@ -625,7 +624,7 @@ def test_the_seed_changes_the_run_and_nothing_else_does(dataset, pixels, tmp_pat
 def test_every_nth_epoch_and_the_last_are_looked_at(monkeypatch, dataset, tmp_path, every, warmup, epochs, looked_at):
     """Counted after the warm-up, in which nothing is looked at; the curves number epochs from 1 with the warm-up."""
     row = dict.fromkeys(("loss", "accuracy", "learning_rate", "images_per_second", "seconds"), 1.0)
-    monkeypatch.setattr(training, "_epoch", lambda *arguments: {"epoch": arguments[5] + 1, **row})
+    monkeypatch.setattr(training, "train_epoch", lambda *arguments, **_: {"epoch": arguments[5] + 1, **row})
     experiment = tiny(score_test_every=every, warmup_epochs=warmup, epochs=epochs)
     _, rows = trained_weights(experiment, dataset, None, tmp_path / "run", lambda model: {"test_rank1": 0.5, "test_map": 0.25})
     assert [row["epoch"] for row in rows if "test_rank1" in row] == looked_at
@@ -652,7 +651,7 @@ def test_looking_at_the_test_set_changes_no_weight(dataset, cache, tmp_path):
     assert looked.metrics["best_on_test"] == {"epoch": first, "rank1": best, "map": stands_there["test_map"]}
     assert plain.metrics["best_on_test"] is None
     assert sorted(path.name for path in looked.folder.iterdir()) == FILES
-    trained = [column for column in plain.curves if column not in ("seconds", "images_per_second")]
+    trained = [column for column in plain.curves if column not in MEASURED]
     assert plain.curves[trained].equals(curves[trained])
 
 
@@ -662,11 +661,11 @@ RANK1 = (0.25, 0.75, 0.75)  # after each of three epochs: the first best is not 
 def with_known_scores(monkeypatch):
     """Looks at the test set find RANK1 of the epoch that was just trained; → the weights seen at each look."""
     state = {"number": None, "seen": {}}
-    epoch, embed_test_set, rank = training._epoch, training.embed_test_set, training.rank
+    epoch, embed_test_set, rank = training.train_epoch, training.embed_test_set, training.rank
 
-    def counted(*arguments):
+    def counted(*arguments, **keywords):
         state["number"] = arguments[5]
-        return epoch(*arguments)
+        return epoch(*arguments, **keywords)
 
     def embedded(model, *arguments, **keywords):
         state["seen"].setdefault(state["number"], []).append(copied(model))
@@ -677,7 +676,7 @@ def with_known_scores(monkeypatch):
         cmc = np.full_like(found.cmc, RANK1[state["number"]])
         return replace(found, cmc=cmc)
 
-    monkeypatch.setattr(training, "_epoch", counted)
+    monkeypatch.setattr(training, "train_epoch", counted)
     monkeypatch.setattr(training, "embed_test_set", embedded)
     monkeypatch.setattr(training, "rank", ranked)
     return state["seen"]
@@ -729,8 +728,9 @@ def test_the_best_epoch_survives_an_interruption(best_run, dataset, cache, tmp_p
 
     folder = tmp_path / "best-seed0"
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_save", "write_json"):
-            patch.setattr(training, name, stopping(getattr(training, name)))
+        patch.setattr(training, "write_json", stopping(training.write_json))
+        for module in (training, run_files):
+            patch.setattr(module, "save", stopping(run_files.save))
         with pytest.raises(KeyboardInterrupt):
             fit(best.experiment, dataset, folder, cache=cache, resamples=200)
     assert max(seen) == number and not (folder / "metrics.json").exists()
@@ -755,19 +755,19 @@ from pathlib import Path
 sys.path.insert(0, "tests")
 import pytest
 from test_training import with_known_scores
-from reidlib import training
+from reidlib import run_files, training
 from reidlib.config import Experiment
 from reidlib.datasets import load_dataset
 torch.set_num_threads(1)
 torch.cuda.is_available = lambda: False
 with_known_scores(pytest.MonkeyPatch())
-real, saved = training._save, []
+real, saved = training.save, []
 def save(path, state):
     saved.append(path.name)
     if saved == ["best.pt", "checkpoint.pt", "best.pt", "checkpoint.pt"]:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(path, state)
-training._save = save
+training.save = run_files.save = save
 experiment = Experiment(**json.loads({json.dumps(best.experiment.as_dict())!r}))
 training.fit(experiment, load_dataset("folder", {str(root)!r}), Path({str(folder)!r}), cache=Path({str(cache)!r}), resamples=200)
 """
@@ -808,7 +808,7 @@ def test_a_run_set_aside_is_no_run_of_the_study(dataset, cache, tmp_path):
 
 
 def put_a_run(folder: Path, experiment: Experiment, data: str, content: str):
-    training._claim(folder, {"experiment": experiment.as_dict(), "data": data, "code": "c"})
+    claim(folder, {"experiment": experiment.as_dict(), "data": data, "code": "c"})
     (folder / "metrics.json").write_text(content)
 
 
@@ -876,7 +876,7 @@ def test_broken_weights_are_found_when_embedding(dataset, cache):
 
 
 def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    training._save(tmp_path / "checkpoint.pt", {"epoch": 1})
+    run_files.save(tmp_path / "checkpoint.pt", {"epoch": 1})
 
     def save(state, file):
         file.write(b"half")
@@ -884,7 +884,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", save)
     with pytest.raises(OSError, match="No space"):
-        training._save(tmp_path / "checkpoint.pt", {"epoch": 2})
+        run_files.save(tmp_path / "checkpoint.pt", {"epoch": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True) == {"epoch": 1}
 

@@ -1,0 +1,239 @@
+"""A whole training step of ABD-Net beside a plain float32 formulation in the same run; loss curves of both; a GPU's table.
+
+    python benchmarks/bench_training.py                   the step: ResNet-50, batch 8, 384 × 128, O.W. on all 63 convolutions
+    python benchmarks/bench_training.py --compile         torch.compile of the network, too
+    python benchmarks/bench_training.py --curves          200 steps on synthetic people at a small size, both forms, three seeds
+    python benchmarks/bench_training.py --gpu             images/s, share of measured bfloat16 peak, time of the paper's schedule
+    python benchmarks/bench_training.py --quick           seconds: ResNet-18, small images, few steps
+
+Plain: float32, contiguous (NCHW) memory, PyTorch's default Adam, and O.F. and O.W. with F Fᵀ of every map and every convolution
+formed, its gradient left to autograd. reidlib: the step that training takes (channels_last, bfloat16 autocast where the hardware
+has it, fused Adam, no Gram matrix). Both have the same network, start weights, images and labels, and log the loss every step.
+They take turns step by step; times are medians.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from bench_orthogonality import describe_machine, gram_penalty, in_turns
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from reidlib.augmentation import TrainingImages, draw_augmentation, enlarged_size
+from reidlib.batches import epoch_batches, load_sizes
+from reidlib.config import Experiment, experiment_for
+from reidlib.datasets import load_dataset
+from reidlib.embedding import autocast, best_device
+from reidlib.epochs import gradients_of
+from reidlib.losses import batch_hard_triplet, cross_entropy, orthogonality_targets
+from reidlib.models import model_from_experiment
+from reidlib.optimisation import make_optimizer
+from reidlib.progress import progress
+
+MARKET_IMAGES, PAPER_EPOCHS = 12_936, 90  # Market-1501's training set; 10 epochs of warm-up and 80 more
+SMALL = {"backbone": "resnet18", "height": 128, "width": 64, "reduced_dim": 256, "embedding_dim": 256, "head_dim": 128}
+
+
+class PlainStep:
+    """The plain formulation of the same step."""
+
+    def __init__(self, experiment: Experiment, classes: int, device: torch.device, penalties: bool = True):
+        torch.manual_seed(experiment.seed)
+        self.experiment, self.penalties = experiment, penalties
+        self.model = model_from_experiment(experiment, classes).to(device).train()
+        self.weights = orthogonality_targets(self.model, reach=experiment.ow_reach)
+        settings = {"lr": experiment.learning_rate, "weight_decay": experiment.weight_decay}
+        self.optimizer = torch.optim.Adam(self.model.parameters(), **settings)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> float:
+        experiment = self.experiment
+        output = self.model(images.contiguous())
+        loss = cross_entropy(output.logits, labels, label_smoothing=experiment.label_smoothing)
+        triplets = [batch_hard_triplet(head, labels, margin=experiment.triplet_margin) for head in output.head_embeddings]
+        loss = loss + experiment.triplet_weight * sum(triplets) / len(triplets)
+        if self.penalties:
+            loss = loss + gram_penalty(output.feature_maps, self.weights)
+        value = loss.item()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return value
+
+
+class OurStep:
+    """What training does with a batch."""
+
+    def __init__(self, experiment: Experiment, classes: int, device: torch.device, compiled: bool = False):
+        torch.manual_seed(experiment.seed)
+        self.experiment = experiment
+        self.model = model_from_experiment(experiment, classes).to(device, memory_format=torch.channels_last).train()
+        self.network = torch.compile(self.model) if compiled else self.model
+        self.optimizer = make_optimizer(experiment, self.model)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> float:
+        return self.launch(images, labels)["loss"].item()
+
+    def launch(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Without waiting for a GPU."""
+        self.optimizer.zero_grad(set_to_none=True)
+        values = gradients_of(self.experiment, self.model, self.network, images, labels, self.experiment.epochs)
+        self.optimizer.step()
+        return values
+
+
+def experiment_of(args: argparse.Namespace, **settings) -> Experiment:
+    settings = {"pretrained": False, "ow_reach": "backbone", "backbone": args.backbone, **settings}
+    return experiment_for("abdnet", batch_size=args.batch, height=args.height, width=args.width, **settings)
+
+
+def noise_batch(experiment: Experiment, device: torch.device) -> tuple[Tensor, Tensor]:
+    images = torch.randn(experiment.batch_size, 3, experiment.height, experiment.width, device=device)
+    labels = torch.arange(experiment.batch_size, device=device) // experiment.images_per_identity
+    return images.contiguous(memory_format=torch.channels_last), labels
+
+
+def bench_step(args: argparse.Namespace, device: torch.device) -> None:
+    experiment = experiment_of(args)
+    bare = experiment_of(args, of_weight=0.0, ow_weight=0.0)
+    forms: dict[str, Callable[[Tensor, Tensor], float]] = {
+        "plain float32": PlainStep(experiment, 751, device),
+        "reidlib, float32": OurStep(experiment_of(args, precision="float32"), 751, device),
+        "reidlib": OurStep(experiment, 751, device),
+        "plain float32, no O.F., O.W.": PlainStep(bare, 751, device, penalties=False),
+        "reidlib, no O.F., O.W.": OurStep(bare, 751, device),
+    }
+    if args.compile:
+        forms["reidlib, compiled"] = OurStep(experiment, 751, device, compiled=True)
+    images, labels = noise_batch(experiment, device)
+    size = f"batch {args.batch}, {args.height} × {args.width}"
+    reach = len(forms["plain float32"].weights)
+    print(f"ABD-Net, {args.backbone}, {size}, {reach} convolutions in O.W., median of {args.steps} steps")
+    timed = in_turns({name: lambda step=step: step(images, labels) for name, step in forms.items()}, args.steps, device)
+    print(f"\n  {'training step':<32}{'s/step':>9}{'images/s':>10}{'times plain':>13}")
+    for name, seconds in timed.items():
+        print(f"  {name:<32}{seconds:9.3f}{args.batch / seconds:10.2f}{timed['plain float32'] / seconds:13.2f}")
+
+
+def bench_curves(args: argparse.Namespace, device: torch.device) -> None:
+    """The same batches through both formulations; their difference beside what another seed alone makes of the loss."""
+    with tempfile.TemporaryDirectory(prefix="reidlib-bench-") as place:
+        options = {"train_identities": 48, "test_identities": 4}
+        dataset = load_dataset("synthetic", Path(place) / "synthetic", synthetic_options=options)
+        size = (SMALL["height"], SMALL["width"])
+        decoded = load_sizes(dataset.train.paths, [size, enlarged_size(*size)], cache=Path(place) / "cache")
+        images = TrainingImages(*decoded, device)
+        curves: dict[str, list[list[float]]] = {"plain float32": [], "reidlib": []}
+        with progress(2 * args.seeds * args.curve_steps, "loss curves", "step") as bar:
+            for seed in range(args.seeds):
+                settings = {**SMALL, "pretrained": False, "ow_reach": "backbone", "batch_size": 16, "learning_rate": 5e-4}
+                experiment = experiment_for("abdnet", seed=seed, **settings)
+                steps = {
+                    "plain float32": PlainStep(experiment, dataset.num_train_identities, device),
+                    "reidlib": OurStep(experiment, dataset.num_train_identities, device),
+                }
+                rows = epoch_batches(dataset.train_labels, 16, experiment.images_per_identity, args.curve_steps, seed, 0)
+                losses: dict[str, list[float]] = {name: [] for name in steps}
+                draws = torch.Generator().manual_seed(seed)
+                for chosen in rows:
+                    drawn = draw_augmentation(16, *size, draws, **experiment.augmentation)
+                    labels = torch.from_numpy(dataset.train_labels[chosen]).to(device)
+                    for name, step in steps.items():
+                        losses[name].append(step(images.batch(chosen, drawn), labels))
+                        bar.update(1)
+                for name, values in losses.items():
+                    curves[name].append(values)
+    of = {name: np.array(values) for name, values in curves.items()}  # (seeds, steps)
+    difference = of["reidlib"] - of["plain float32"]
+    window = max(1, args.curve_steps // 8)
+    print(f"\nABD-Net ({SMALL['backbone']}, {size[0]} × {size[1]}, batch 16): mean loss over {window} steps, {args.seeds} seeds,")
+    print("and the difference of the two beside the standard deviation of the plain one's means over seeds")
+    print(f"  {'steps':<12}{'plain float32':>15}{'reidlib':>10}{'difference':>12}{'over seeds':>12}")
+    for start in range(0, args.curve_steps, window):
+        part = slice(start, min(start + window, args.curve_steps))
+        means = {name: values[:, part].mean(1) for name, values in of.items()}
+        plain, ours = means["plain float32"].mean(), means["reidlib"].mean()
+        spread = means["plain float32"].std(ddof=1) if args.seeds > 1 else float("nan")
+        name = f"{part.start + 1}–{part.stop}"
+        print(f"  {name:<12}{plain:15.3f}{ours:10.3f}{difference[:, part].mean():12.3f}{spread:12.3f}")
+
+
+def bench_gpu(args: argparse.Namespace, device: torch.device) -> None:
+    if device.type != "cuda":
+        raise SystemExit("There is no GPU on this machine: --gpu measures one. Without it the step is compared on the CPU.")
+    torch.backends.cudnn.benchmark = True
+    peak = bfloat16_peak(device)
+    print(f"bfloat16 peak, measured with 8192 × 8192 matrix products: {peak / 1e12:.0f} TFLOP/s")
+    print(f"\n  {'ABD-Net, ' + args.backbone:<28}{'images/s':>10}{'TFLOP/s':>9}{'of peak':>9}{'peak GB':>9}{'schedule':>12}")
+    for batch, compiled in [(64, False), (64, True), (128, False), (128, True)]:
+        args.batch = batch
+        experiment = experiment_of(args)
+        step = OurStep(experiment, 751, device, compiled)
+        images, labels = noise_batch(experiment, device)
+        with FlopCounterMode(display=False) as counter:
+            OurStep(experiment, 751, device).launch(images, labels)
+        torch.cuda.reset_peak_memory_stats()
+        times = []
+        for _ in range(5):
+            step.launch(images, labels)
+        torch.cuda.synchronize()
+        for _ in range(args.steps):
+            started = time.perf_counter()
+            for _ in range(10):
+                step.launch(images, labels)
+            torch.cuda.synchronize()
+            times.append((time.perf_counter() - started) / 10)
+        seconds = statistics.median(times)
+        minutes = MARKET_IMAGES * PAPER_EPOCHS / (batch / seconds) / 60
+        flops = counter.get_total_flops() / seconds
+        name = f"batch {batch}" + (", compiled" if compiled else "")
+        memory = torch.cuda.max_memory_allocated() / 1e9
+        print(f"  {name:<28}{batch / seconds:10.0f}{flops / 1e12:9.0f}{flops / peak:9.1%}{memory:9.1f}{minutes:8.1f} min")
+    print(f"\nschedule: {MARKET_IMAGES:,} images × {PAPER_EPOCHS} epochs at {args.height} × {args.width}")
+
+
+def bfloat16_peak(device: torch.device) -> float:
+    """FLOP/s of large matrix products."""
+    a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        a @ b
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(20):
+        a @ b
+    torch.cuda.synchronize()
+    return 20 * 2 * 8192**3 / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=7, help="timed steps of each form")
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--height", type=int, default=384)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="torch.compile of the network as a further form")
+    parser.add_argument("--curves", action="store_true", help="loss curves in place of the step's time")
+    parser.add_argument("--curve-steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=3, help="of the loss curves")
+    parser.add_argument("--gpu", action="store_true", help="the table of a GPU in place of the step's time")
+    parser.add_argument("--quick", action="store_true", help="ResNet-18, 192 × 64, two steps; 8 steps of the curves")
+    args = parser.parse_args()
+    if args.quick:
+        args.backbone, args.height, args.width, args.steps, args.curve_steps, args.seeds = "resnet18", 192, 64, 2, 8, 2
+    torch.set_num_threads(args.threads)
+    device = best_device()
+    print(describe_machine(device))
+    with autocast("auto", device):
+        print("training computes in " + ("bfloat16 autocast" if torch.is_autocast_enabled(device.type) else "float32"))
+    (bench_gpu if args.gpu else bench_curves if args.curves else bench_step)(args, device)
+
+
+if __name__ == "__main__":
+    main()

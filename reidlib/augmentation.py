@@ -1,0 +1,197 @@
+"""Rows of the decoded set to a batch on the device that trains: gathered, cropped, mirrored, normalised and erased as a whole,
+without Python work per image.
+
+ABD-Net's "resize to 1.125 times the size and crop back" is a window of a second decoded set of that size. So every pixel is the
+one that PIL's bilinear filter gives, as in the papers' loaders; only the random numbers come from elsewhere.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+ERASE_FILL = (0.4914, 0.4822, 0.4465)  # put in after normalisation, as the released code does
+CROP_SCALE = 1.125
+CACHED_VALUES = 1 << 20  # float32 numbers worked on at a time on a CPU
+RESIDENT_SHARE = 0.5  # of a GPU's free memory that the decoded set may take; networks and batches need the rest
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """(B, H, W, 3) bytes → (B, 3, H, W) float32 with ImageNet's mean and deviation, channels last in memory."""
+    return _normalised(images, torch.empty(images.shape, device=images.device))
+
+
+def _normalised(images: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """`normalise` into `out`, (B, H, W, 3) float32. The operations of ToTensor and Normalize in their order, so the same bits."""
+    # By rows of pixels, which are long enough for the processor's vectors; a few images at a time, which its cache holds.
+    mean, std = (torch.tensor(values, device=out.device).repeat(out.shape[2]) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    few = len(out) if out.is_cuda else max(1, CACHED_VALUES // max(out[:1].numel(), 1))
+    for given, made in zip(images.split(few), out.split(few), strict=True):
+        made.copy_(given).view(-1, len(mean)).div_(255).sub_(mean).div_(std)
+    return out.permute(0, 3, 1, 2)
+
+
+def enlarged_size(height: int, width: int) -> tuple[int, int]:
+    """Of the image that is cropped back to height × width."""
+    return round(height * CROP_SCALE), round(width * CROP_SCALE)
+
+
+# ---------------------------------------------------------------------------------------------------- what is random
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random part of one batch's augmentation; each image has its own draws. (B,) tensors on the CPU."""
+
+    cropped: torch.Tensor  # bool: a window of the enlarged image is taken
+    top: torch.Tensor  # int64, the window's corner in the enlarged image
+    left: torch.Tensor
+    mirrored: torch.Tensor  # bool
+    boxes: torch.Tensor  # (B, 4) int64, what is erased: top, bottom, left, right; empty where nothing is
+
+    def __getitem__(self, part: slice) -> "Draws":
+        """Those of some of the batch's images."""
+        return Draws(self.cropped[part], self.top[part], self.left[part], self.mirrored[part], self.boxes[part])
+
+
+def draw_augmentation(
+    batch: int, height: int, width: int, generator: torch.Generator, *, crop: float, flip: float, erase: float
+) -> Draws:
+    """What happens to each image of a batch. Source: ABD-Net, data augmentation.
+
+    Args:
+        generator: a CPU generator: the same draws on every device.
+        crop: probability of "resize to 1.125 × the size and crop back", the window's corner uniform over whole pixels.
+        flip: probability of the mirror image.
+        erase: probability of random erasing (`erase_boxes`).
+    """
+    uniform = torch.rand(batch, 4, generator=generator)
+    rows, columns = (large - size for large, size in zip(enlarged_size(height, width), (height, width), strict=True))
+    return Draws(
+        cropped=uniform[:, 0] < crop,
+        top=(uniform[:, 1] * (rows + 1)).long(),
+        left=(uniform[:, 2] * (columns + 1)).long(),
+        mirrored=uniform[:, 3] < flip,
+        boxes=erase_boxes(batch, height, width, erase, generator),
+    )
+
+
+def erase_boxes(batch: int, height: int, width: int, probability: float, generator: torch.Generator) -> torch.Tensor:
+    """(B, 4) int64 boxes (top, bottom, left, right), empty where nothing is erased.
+
+    Area uniform in 0.02–0.4 of the image and aspect (height / width) uniform in 0.3–3.33, up to 100 tries until the box fits.
+    torchvision's RandomErasing draws the aspect log-uniformly and tries 10 times: another distribution.
+    """
+    tries = 100
+    area = (0.02 + 0.38 * torch.rand(batch, tries, generator=generator)) * height * width
+    aspect = 0.3 + (1 / 0.3 - 0.3) * torch.rand(batch, tries, generator=generator)
+    h, w = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+    fits = (h < height) & (w < width)
+    first = fits.int().argmax(1, keepdim=True)  # the first try that fits
+    h, w = h.gather(1, first)[:, 0], w.gather(1, first)[:, 0]
+    corner = torch.rand(batch, 2, generator=generator)
+    top, left = (corner[:, 0] * (height - h + 1)).long(), (corner[:, 1] * (width - w + 1)).long()
+    chosen = (torch.rand(batch, generator=generator) < probability) & fits.any(1)
+    return torch.stack([top, top + h, left, left + w], dim=1) * chosen[:, None]
+
+
+# ---------------------------------------------------------------------------------------------------- on the device
+
+
+class TrainingImages:
+    """The decoded training set, as batches on a device. On a GPU it stays there as a whole if it fits.
+
+    Args:
+        plain: (N, H, W, 3) RGB bytes, a memory map for instance.
+        enlarged: (N, 1.125·H, 1.125·W, 3), the same images; None where nothing is ever cropped.
+    """
+
+    def __init__(self, plain: np.ndarray, enlarged: np.ndarray | None, device: torch.device):
+        self.size, self.device = plain.shape[1:3], device
+        if enlarged is not None and enlarged.shape[1:3] != enlarged_size(*self.size):
+            raise ValueError(f"The enlarged images are {enlarged.shape[1:3]}, not {enlarged_size(*self.size)}.")
+        sets = [_as_tensor(images) for images in (plain, enlarged) if images is not None]
+        self.resident = device.type == "cuda" and fits(sum(images.numel() for images in sets), device)
+        if self.resident:
+            sets = [images.to(device) for images in sets]
+        self.plain, self.enlarged = sets[0], sets[1] if len(sets) > 1 else None
+        self._buffers: dict[tuple[str, int], torch.Tensor] = {}
+
+    def batch(self, rows: Sequence[int] | np.ndarray, draws: Draws | None = None) -> torch.Tensor:
+        """(B, 3, H, W) float32, normalised, channels last, augmented if there are draws. The next call overwrites it."""
+        pixels = self._gathered(torch.as_tensor(rows), draws).to(self.device, non_blocking=True)
+        out = self._buffer("batch", len(pixels), torch.float32, self.device)
+        images = _normalised(pixels, out)
+        if draws is not None and draws.boxes.any():
+            _erase(out, draws.boxes)
+        return images
+
+    def _gathered(self, rows: torch.Tensor, draws: Draws | None) -> torch.Tensor:
+        """(B, H, W, 3) bytes where the set lies. Copies of whole images are cheap, putting some among others is not: they are
+        stacked by kind, plain, cropped, mirrored, and then chosen from the stack in the batch's order."""
+        source, batch = self.plain.device, len(rows)
+        if draws is None:
+            return self.plain.index_select(0, rows.to(source))
+        stack = self._buffer("stack", 2 * batch, torch.uint8, source)
+        kept, cropped = (torch.nonzero(chosen)[:, 0] for chosen in (~draws.cropped, draws.cropped))
+        torch.index_select(self.plain, 0, rows[kept].to(source), out=stack[: len(kept)])
+        if len(cropped):
+            windows(self.enlarged, rows[cropped], draws.top[cropped], draws.left[cropped], out=stack[len(kept) : batch])
+        place = torch.empty(batch, dtype=torch.int64)  # of each of the batch's images in the stack
+        place[torch.cat([kept, cropped])] = torch.arange(batch)
+        mirrored = torch.nonzero(draws.mirrored)[:, 0]
+        if len(mirrored):
+            stack[batch : batch + len(mirrored)] = stack.index_select(0, place[mirrored].to(source)).flip(2)
+            place[mirrored] = torch.arange(batch, batch + len(mirrored))
+        return torch.index_select(stack, 0, place.to(source), out=self._buffer("bytes", batch, torch.uint8, source))
+
+    def _buffer(self, name: str, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """(count, H, W, 3) that is used again: on a CPU most of the time would go into getting fresh memory from the system."""
+        if (name, count) not in self._buffers:
+            self._buffers[name, count] = torch.empty((count, *self.size, 3), dtype=dtype, device=device)
+        return self._buffers[name, count]
+
+
+def windows(
+    images: torch.Tensor, rows: torch.Tensor, top: torch.Tensor, left: torch.Tensor, *, out: torch.Tensor
+) -> torch.Tensor:
+    """images[row, top : top + H, left : left + W] for each of (B,) rows and corners, into `out`, (B, H, W, 3).
+
+    The set's memory is looked at as overlapping runs of W pixels, one starting at every pixel: a window is then a choice of runs,
+    copied one by one, however many images the batch has.
+    """
+    count, tall, wide, channels = images.shape
+    _, height, width, _ = out.shape
+    runs = images.as_strided((count * tall * wide - width + 1, width * channels), (channels, 1))
+    first = (rows * tall + top) * wide + left  # (B,)
+    starts = first[:, None] + torch.arange(height) * wide
+    torch.index_select(runs, 0, starts.flatten().to(images.device), out=out.view(-1, width * channels))
+    return out
+
+
+def _erase(images: torch.Tensor, boxes: torch.Tensor) -> None:
+    """Puts ERASE_FILL into each image's box, in place. images: (B, H, W, 3). Only rows of pixels that a box meets are touched."""
+    batch, height, width, _ = images.shape
+    y, x = torch.arange(height), torch.arange(3 * width) // 3
+    inside_columns = (x >= boxes[:, 2:3]) & (x < boxes[:, 3:])  # (B, 3·W)
+    which, row = torch.nonzero((y >= boxes[:, :1]) & (y < boxes[:, 1:2]), as_tuple=True)  # R rows
+    rows = images.view(batch * height, 3 * width)
+    touched = (which * height + row).to(images.device)
+    fill = torch.tensor(ERASE_FILL).repeat(width).to(images.device)
+    rows[touched] = torch.where(inside_columns[which].to(images.device), fill, rows.index_select(0, touched))
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes leave enough of a GPU's memory free."""
+    return size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def _as_tensor(images: np.ndarray) -> torch.Tensor:
+    """A tensor over an array's memory, read-only memory maps included: nothing here writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(images)
