@@ -1,0 +1,201 @@
+"""Two processes on one batch beside one process on the whole of it (gloo on the CPU), and what happens when one of them fails."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_noise_images, one_thread_on_the_cpu
+
+from reidlib.augmentation import TrainingImages, draw_augmentation, enlarged_size
+from reidlib.batches import load_sizes
+from reidlib.config import ConfigError, Experiment, experiment_for
+from reidlib.datasets import load_dataset
+from reidlib.epochs import DivergedError, gradients_of
+from reidlib.errors import ReidError
+from reidlib.models import model_from_experiment
+from reidlib.parallel import ALONE, Share, run_in_processes
+from reidlib.results import read_json
+from reidlib.run_files import read_checkpoint
+from reidlib.training import fit
+
+CPU = torch.device("cpu")
+SMALL = {
+    "pretrained": False, "backbone": "resnet18", "height": 96, "width": 48, "reduced_dim": 16, "embedding_dim": 16,
+    "head_dim": 16, "batch_size": 8, "steps_per_epoch": 2, "epochs": 2, "warmup_epochs": 0, "precision": "float32",
+    "learning_rate": 1e-3, "of_start_epoch": 0, "of_weight": 1e-4, "ow_reach": "backbone", "images_per_identity": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def steady():
+    with one_thread_on_the_cpu():
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_noise_images(tmp_path_factory.mktemp("data") / "images")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def experiment_of(**settings) -> Experiment:
+    return experiment_for("abdnet", dataset="folder", **{**SMALL, **settings})
+
+
+# ---------------------------------------------------------------------------------------------------- shares
+
+
+def test_shares_cover_a_batch_without_overlap():
+    rows = list(range(12))
+    assert [rows[Share(rank, 3).of(12)] for rank in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert rows[ALONE.of(12)] == rows
+    with pytest.raises(ReidError, match="batch of 10 cannot be shared evenly among 3"):
+        Share(0, 3).of(10)
+
+
+def test_alone_nothing_is_sent():
+    x = torch.randn(3, 2, requires_grad=True)
+    assert ALONE.gathered(x) is x and ALONE.scaled(x) is x and ALONE.mean(x) is x
+    ALONE.average_gradients([])
+    ALONE.wait()
+
+
+def test_settings_that_cannot_be_shared_are_refused():
+    for settings, words in (
+        ({"batch_size": 8, "processes": 3}, "batch_size = 8 cannot be shared by processes = 3"),
+        ({"batch_size": 4, "processes": 4, "images_per_identity": 0, "triplet_weight": 0.0}, "at least 2"),
+        ({"processes": 0}, "at least 1"),
+        ({"sync_batch_norm": True}, "needs processes of 2 or more"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            experiment_of(**settings)
+
+
+# ---------------------------------------------------------------------------------------------------- the same gradients
+
+
+def _gradients(share, device, experiment, root, cache, folder):
+    """Of one batch with every term, batch normalisation in eval mode and dropout off; weights of their own meaning, γ ≠ 0."""
+    dataset = load_dataset("folder", root)
+    sizes = [(96, 48), enlarged_size(96, 48)]
+    images = TrainingImages(*load_sizes(dataset.train.paths, sizes, cache=cache), device)
+    torch.manual_seed(3)
+    model = model_from_experiment(experiment, dataset.num_train_identities).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("gamma"):
+                parameter.fill_(0.3)
+    rows = np.array([0, 1, 4, 5, 8, 9, 12, 13])
+    draws = draw_augmentation(8, 96, 48, torch.Generator().manual_seed(5), **experiment.augmentation)
+    part = share.of(8)
+    values = gradients_of(
+        experiment,
+        model,
+        model,
+        images.batch(rows[part], draws[part]),
+        torch.from_numpy(dataset.train_labels[rows]),
+        epoch=5,
+        starts=torch.Generator().manual_seed(7),
+        share=share,
+    )
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    torch.save({"values": values, "gradients": gradients}, folder / f"{share.rank}-of-{share.count}.pt")
+
+
+def test_two_processes_have_the_gradients_of_one(root, cache, tmp_path, capsys):
+    experiment = experiment_of()
+    _gradients(ALONE, CPU, experiment, root, cache, tmp_path)
+    run_in_processes(2, CPU, _gradients, experiment, root, cache, tmp_path)
+    one, first, second = (torch.load(tmp_path / name, weights_only=True) for name in ("0-of-1.pt", "0-of-2.pt", "1-of-2.pt"))
+    assert list(one["values"]) == ["loss", "cross_entropy", "triplet", "orthogonal_features", "orthogonal_weights", "accuracy"]
+    for name, value in one["values"].items():
+        assert value != 0 or name == "accuracy"
+        assert first["values"][name] == second["values"][name]
+        assert first["values"][name].item() == pytest.approx(value.item(), rel=1e-5), name
+    largest = 0.0
+    for name, gradient in one["gradients"].items():
+        assert torch.equal(first["gradients"][name], second["gradients"][name]), name
+        difference = (first["gradients"][name] - gradient).norm() / gradient.norm().clamp_min(1e-12)
+        largest = max(largest, difference.item() if gradient.norm() > 1e-6 else 0.0)
+    with capsys.disabled():
+        print(f"\ntwo processes against one: gradients at most {largest:.1e} apart, relative to each parameter's norm")
+    assert 0 < largest < 2e-4
+
+
+def _mined_alone(share, device, folder):
+    """The batch-hard triplets of the halves by themselves, as they would be without gathering."""
+    head = torch.arange(8.0)[:, None][share.of(8)]
+    gathered = share.gathered(head.requires_grad_())
+    share.scaled(gathered.square().sum()).backward()
+    share.average_gradients([])
+    torch.save([gathered.detach(), head.grad], folder / f"{share.rank}.pt")
+
+
+def test_gathered_rows_are_the_whole_batch_and_each_share_has_its_gradient(tmp_path):
+    run_in_processes(2, CPU, _mined_alone, tmp_path)
+    for rank in range(2):
+        gathered, gradient = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert gathered.flatten().tolist() == list(range(8))
+        own = torch.arange(8.0)[Share(rank, 2).of(8)]
+        assert torch.equal(gradient.flatten(), 2 * 2 * own), "times two, as the mean over two processes is taken afterwards"
+
+
+# ---------------------------------------------------------------------------------------------------- whole runs
+
+
+def test_a_run_in_two_processes_is_reproducible_and_goes_on(root, cache, tmp_path):
+    dataset, experiment = load_dataset("folder", root), experiment_of(processes=2)
+    whole = fit(experiment, dataset, tmp_path / "whole", cache=cache, resamples=200)
+    assert list(whole.curves["epoch"]) == [1, 2]
+    assert whole.metrics["images_seen"] == 2 * 2 * 8
+    folder = tmp_path / "again"
+    record = {key: read_json(tmp_path / "whole" / "experiment.json")[key] for key in ("experiment", "data", "code")}
+    first_epoch = experiment_of(processes=2, epochs=1)
+    fit_until = fit(first_epoch, dataset, tmp_path / "short", cache=cache, resamples=200)
+    assert fit_until.curves["loss"][0] == whole.curves["loss"][0], "constant rate: the first epoch is the same"
+    again = fit(experiment, dataset, folder, cache=cache, resamples=200)
+    weights = [torch.load(run.folder / "model.pt", weights_only=True) for run in (whole, again)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert read_checkpoint(folder, record, CPU) is None, "removed at the end"
+
+
+def _die(share, device):
+    if share.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def test_a_killed_process_ends_the_others_and_is_named():
+    started = time.monotonic()
+    with pytest.raises(ReidError, match=r"Process 2 of 2 was killed by SIGKILL.*ran out of memory"):
+        run_in_processes(2, CPU, _die)
+    assert time.monotonic() - started < 50, "nobody waited for the dead"
+
+
+def _diverge(share, device):
+    if share.rank == 1:
+        raise DivergedError("triplet became NaN in epoch 1")
+    time.sleep(60)
+
+
+def test_an_error_of_one_process_is_raised_here_as_it_is():
+    with pytest.raises(DivergedError, match=r"^triplet became NaN in epoch 1$"):
+        run_in_processes(2, CPU, _diverge)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ReidError, match="processes = 2, but this machine has 1 GPUs"):
+        run_in_processes(2, torch.device("cuda"), _die)
+
+
+def test_synchronised_statistics_need_gpus(root, cache, tmp_path):
+    with pytest.raises(ReidError, match="sync_batch_norm = True needs GPUs"):
+        fit(experiment_of(processes=2, sync_batch_norm=True), load_dataset("folder", root), tmp_path / "run", cache=cache)
