@@ -37,7 +37,7 @@ from reidlib.optimisation import make_optimizer
 from reidlib.progress import progress
 
 MARKET_IMAGES, PAPER_EPOCHS = 12_936, 90  # Market-1501's training set; 10 epochs of warm-up and 80 more
-SMALL = {"backbone": "resnet18", "height": 128, "width": 64, "reduced_dim": 256, "embedding_dim": 256, "head_dim": 128}
+SMALL = {"backbone": "resnet18", "height": 96, "width": 48, "reduced_dim": 64, "embedding_dim": 64, "head_dim": 32}
 
 
 class PlainStep:
@@ -131,17 +131,17 @@ def bench_curves(args: argparse.Namespace, device: torch.device) -> None:
         curves: dict[str, list[list[float]]] = {"plain float32": [], "reidlib": []}
         with progress(2 * args.seeds * args.curve_steps, "loss curves", "step") as bar:
             for seed in range(args.seeds):
-                settings = {**SMALL, "pretrained": False, "ow_reach": "backbone", "batch_size": 16, "learning_rate": 5e-4}
+                settings = {**SMALL, "pretrained": False, "ow_reach": "backbone", "batch_size": 8, "learning_rate": 5e-4}
                 experiment = experiment_for("abdnet", seed=seed, **settings)
                 steps = {
                     "plain float32": PlainStep(experiment, dataset.num_train_identities, device),
                     "reidlib": OurStep(experiment, dataset.num_train_identities, device),
                 }
-                rows = epoch_batches(dataset.train_labels, 16, experiment.images_per_identity, args.curve_steps, seed, 0)
+                rows = epoch_batches(dataset.train_labels, 8, experiment.images_per_identity, args.curve_steps, seed, 0)
                 losses: dict[str, list[float]] = {name: [] for name in steps}
                 draws = torch.Generator().manual_seed(seed)
                 for chosen in rows:
-                    drawn = draw_augmentation(16, *size, draws, **experiment.augmentation)
+                    drawn = draw_augmentation(8, *size, draws, **experiment.augmentation)
                     labels = torch.from_numpy(dataset.train_labels[chosen]).to(device)
                     for name, step in steps.items():
                         losses[name].append(step(images.batch(chosen, drawn), labels))
@@ -151,7 +151,7 @@ def bench_curves(args: argparse.Namespace, device: torch.device) -> None:
     of = {name: np.array(values) for name, values in curves.items()}  # (seeds, steps)
     difference = of["reidlib"] - of["plain float32"]
     window = max(1, args.curve_steps // 8)
-    print(f"\nABD-Net ({SMALL['backbone']}, {size[0]} × {size[1]}, batch 16): mean loss over {window} steps, {args.seeds} seeds,")
+    print(f"\nABD-Net ({SMALL['backbone']}, {size[0]} × {size[1]}, batch 8): mean loss over {window} steps, {args.seeds} seeds,")
     print("and the difference of the two beside the standard deviation of the plain one's means over seeds")
     print(f"  {'steps':<12}{'plain float32':>15}{'reidlib':>10}{'difference':>12}{'over seeds':>12}")
     for start in range(0, args.curve_steps, window):
