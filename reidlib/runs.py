@@ -2,7 +2,9 @@
 
 runs/<method>-seed<k>/  experiment.json   every setting, the data's fingerprint
                         checkpoint.pt     while it trains: weights, optimiser, epoch (replaced after every epoch)
-                        best.pt           while it trains, where the best epoch is to be reported: its weights
+                        best.pt           the best epoch's weights: while it trains, where they are to be reported; to stay, where
+                                          they are the best by validation
+                        epoch-<n>.pt      every keep_every-th epoch's weights
                         curves.csv        one row an epoch
                         model.pt          the weights that were scored
                         embeddings.npz    of query and gallery
