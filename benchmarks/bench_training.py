@@ -3,6 +3,7 @@
     python benchmarks/bench_training.py                   the step: ResNet-50, batch 8, 384 × 128, O.W. on all 63 convolutions
     python benchmarks/bench_training.py --compile         torch.compile of the network, too
     python benchmarks/bench_training.py --curves          200 steps on synthetic people at a small size, both forms, three seeds
+    python benchmarks/bench_training.py --attention       attention by matrix products and by PyTorch's fused function
     python benchmarks/bench_training.py --gpu             images/s, share of measured bfloat16 peak, time of the paper's schedule
     python benchmarks/bench_training.py --quick           seconds: ResNet-18, small images, few steps
 
@@ -13,6 +14,7 @@ They take turns step by step; times are medians.
 """
 
 import argparse
+import functools
 import statistics
 import tempfile
 import time
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 from bench_orthogonality import describe_machine, gram_penalty, in_turns
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from reidlib.augmentation import TrainingImages, draw_augmentation, enlarged_size
@@ -163,6 +166,42 @@ def bench_curves(args: argparse.Namespace, device: torch.device) -> None:
         print(f"  {name:<12}{plain:15.3f}{ours:10.3f}{difference[:, part].mean():12.3f}{spread:12.3f}")
 
 
+def bench_attention(args: argparse.Namespace, device: torch.device) -> None:
+    """Forward and backward of attention alone, at the shapes of ABD-Net: by matrix products, and by PyTorch's fused function."""
+
+    def by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return (query.float() @ key.float().mT).softmax(-1).to(value.dtype) @ value
+
+    def by_pytorch(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return scaled_dot_product_attention(*(x.unsqueeze(1) for x in (query, key, value)), scale=1.0).squeeze(1)
+
+    def noise(channels: int, height: int, width: int, precision: torch.dtype) -> Tensor:
+        x = torch.randn(args.batch, channels, height, width, device=device, dtype=precision)
+        return x.contiguous(memory_format=torch.channels_last).flatten(2).requires_grad_()  # (B, C, N)
+
+    last, first = (args.height // 32, args.width // 16), (args.height // 4, args.width // 4)
+    name = f"attention, batch {args.batch}"
+    print(f"\n  {name:<46}{'products':>12}{'PyTorch':>12}{'ratio':>8}")
+    for precision in (torch.float32, torch.bfloat16):
+        inner, shallow = noise(512, *last, precision), noise(256, *first, precision)
+        small = [noise(64, *last, precision).mT for _ in range(2)]
+        cases = {
+            f"positions of a stripe, {last[0]} × {last[1]}": (*small, inner.mT),
+            f"512 channels of a stripe, {last[0]} × {last[1]}": (-inner, inner, inner),
+            f"256 channels of layer1, {first[0]} × {first[1]}": (-shallow, shallow, shallow),
+        }
+        for case, inputs in cases.items():
+            gradient = torch.ones_like(by_products(*inputs))
+
+            def both_ways(form: Callable, inputs: tuple = inputs, gradient: Tensor = gradient) -> None:
+                form(*inputs).backward(gradient, retain_graph=True)
+
+            forms = {form.__name__: functools.partial(both_ways, form) for form in (by_products, by_pytorch)}
+            products, fused = in_turns(forms, args.steps, device).values()
+            label = f"{case}, {str(precision).removeprefix('torch.')}"
+            print(f"  {label:<46}{products * 1e3:9.2f} ms{fused * 1e3:9.2f} ms{products / fused:8.2f}")
+
+
 def bench_gpu(args: argparse.Namespace, device: torch.device) -> None:
     if device.type != "cuda":
         raise SystemExit("There is no GPU on this machine: --gpu measures one. Without it the step is compared on the CPU.")
@@ -222,6 +261,7 @@ def main() -> None:
     parser.add_argument("--curves", action="store_true", help="loss curves in place of the step's time")
     parser.add_argument("--curve-steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3, help="of the loss curves")
+    parser.add_argument("--attention", action="store_true", help="attention alone in place of the step's time")
     parser.add_argument("--gpu", action="store_true", help="the table of a GPU in place of the step's time")
     parser.add_argument("--quick", action="store_true", help="ResNet-18, 192 × 64, two steps; 8 steps of the curves")
     args = parser.parse_args()
@@ -232,7 +272,9 @@ def main() -> None:
     print(describe_machine(device))
     with autocast("auto", device):
         print("training computes in " + ("bfloat16 autocast" if torch.is_autocast_enabled(device.type) else "float32"))
-    (bench_gpu if args.gpu else bench_curves if args.curves else bench_step)(args, device)
+    chosen = {"gpu": bench_gpu, "curves": bench_curves, "attention": bench_attention}
+    bench = next((bench for name, bench in chosen.items() if getattr(args, name)), bench_step)
+    bench(args, device)
 
 
 if __name__ == "__main__":

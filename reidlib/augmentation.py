@@ -5,6 +5,7 @@ ABD-Net's "resize to 1.125 times the size and crop back" is a window of a second
 one that PIL's bilinear filter gives, as in the papers' loaders; only the random numbers come from elsewhere.
 """
 
+import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,11 +29,23 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 def _normalised(images: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     """`normalise` into `out`, (B, H, W, 3) float32. The operations of ToTensor and Normalize in their order, so the same bits."""
     # By rows of pixels, which are long enough for the processor's vectors; a few images at a time, which its cache holds.
-    mean, std = (torch.tensor(values, device=out.device).repeat(out.shape[2]) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (_row_of(colour, out.shape[2], out.device) for colour in (IMAGENET_MEAN, IMAGENET_STD))
     few = len(out) if out.is_cuda else max(1, CACHED_VALUES // max(out[:1].numel(), 1))
     for given, made in zip(images.split(few), out.split(few), strict=True):
         made.copy_(given).view(-1, len(mean)).div_(255).sub_(mean).div_(std)
     return out.permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)  # kept: an embedding's context must not decide what training may do with it
+def _row_of(colour: tuple[float, float, float], width: int, device: torch.device) -> torch.Tensor:
+    """(3 · width,) a row of pixels of one colour; made once, since making it anew would wait for a GPU."""
+    return torch.tensor(colour).repeat(width).to(device)
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on the device; neither waits for what a GPU is still computing."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def enlarged_size(height: int, width: int) -> tuple[int, int]:
@@ -115,7 +128,7 @@ class TrainingImages:
         if enlarged is not None and enlarged.shape[1:3] != enlarged_size(*self.size):
             raise ValueError(f"The enlarged images are {enlarged.shape[1:3]}, not {enlarged_size(*self.size)}.")
         sets = [_as_tensor(images) for images in (plain, enlarged) if images is not None]
-        self.resident = device.type == "cuda" and fits(sum(images.numel() for images in sets), device)
+        self.resident = device.type != "cpu" and fits(sum(images.numel() for images in sets), device)
         if self.resident:
             sets = [images.to(device) for images in sets]
         self.plain, self.enlarged = sets[0], sets[1] if len(sets) > 1 else None
@@ -123,7 +136,7 @@ class TrainingImages:
 
     def batch(self, rows: Sequence[int] | np.ndarray, draws: Draws | None = None) -> torch.Tensor:
         """(B, 3, H, W) float32, normalised, channels last, augmented if there are draws. The next call overwrites it."""
-        pixels = self._gathered(torch.as_tensor(rows), draws).to(self.device, non_blocking=True)
+        pixels = self._gathered(torch.as_tensor(rows), draws).to(self.device, non_blocking=True)  # where it is not there already
         out = self._buffer("batch", len(pixels), torch.float32, self.device)
         images = _normalised(pixels, out)
         if draws is not None and draws.boxes.any():
@@ -135,19 +148,26 @@ class TrainingImages:
         stacked by kind, plain, cropped, mirrored, and then chosen from the stack in the batch's order."""
         source, batch = self.plain.device, len(rows)
         if draws is None:
-            return self.plain.index_select(0, rows.to(source))
+            return self.plain.index_select(0, sent(rows, source))
         stack = self._buffer("stack", 2 * batch, torch.uint8, source)
         kept, cropped = (torch.nonzero(chosen)[:, 0] for chosen in (~draws.cropped, draws.cropped))
-        torch.index_select(self.plain, 0, rows[kept].to(source), out=stack[: len(kept)])
+        torch.index_select(self.plain, 0, sent(rows[kept], source), out=stack[: len(kept)])
         if len(cropped):
             windows(self.enlarged, rows[cropped], draws.top[cropped], draws.left[cropped], out=stack[len(kept) : batch])
         place = torch.empty(batch, dtype=torch.int64)  # of each of the batch's images in the stack
         place[torch.cat([kept, cropped])] = torch.arange(batch)
         mirrored = torch.nonzero(draws.mirrored)[:, 0]
         if len(mirrored):
-            stack[batch : batch + len(mirrored)] = stack.index_select(0, place[mirrored].to(source)).flip(2)
+            stack[batch : batch + len(mirrored)] = stack.index_select(0, sent(place[mirrored], source)).flip(2)
             place[mirrored] = torch.arange(batch, batch + len(mirrored))
-        return torch.index_select(stack, 0, place.to(source), out=self._buffer("bytes", batch, torch.uint8, source))
+        return torch.index_select(stack, 0, sent(place, source), out=self._batch_of_bytes(batch))
+
+    def _batch_of_bytes(self, batch: int) -> torch.Tensor:
+        """(batch, H, W, 3) where the set lies. On its way to a GPU it is a fresh one in pinned memory each time, since the last
+        one may still be under way; PyTorch gives out that memory again once it has arrived."""
+        if self.device.type == "cuda" and not self.resident:
+            return torch.empty((batch, *self.size, 3), dtype=torch.uint8, pin_memory=True)
+        return self._buffer("bytes", batch, torch.uint8, self.plain.device)
 
     def _buffer(self, name: str, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """(count, H, W, 3) that is used again: on a CPU most of the time would go into getting fresh memory from the system."""
@@ -169,20 +189,20 @@ def windows(
     runs = images.as_strided((count * tall * wide - width + 1, width * channels), (channels, 1))
     first = (rows * tall + top) * wide + left  # (B,)
     starts = first[:, None] + torch.arange(height) * wide
-    torch.index_select(runs, 0, starts.flatten().to(images.device), out=out.view(-1, width * channels))
+    torch.index_select(runs, 0, sent(starts.flatten(), images.device), out=out.view(-1, width * channels))
     return out
 
 
 def _erase(images: torch.Tensor, boxes: torch.Tensor) -> None:
     """Puts ERASE_FILL into each image's box, in place. images: (B, H, W, 3). Only rows of pixels that a box meets are touched."""
     batch, height, width, _ = images.shape
-    y, x = torch.arange(height), torch.arange(3 * width) // 3
-    inside_columns = (x >= boxes[:, 2:3]) & (x < boxes[:, 3:])  # (B, 3·W)
-    which, row = torch.nonzero((y >= boxes[:, :1]) & (y < boxes[:, 1:2]), as_tuple=True)  # R rows
-    rows = images.view(batch * height, 3 * width)
-    touched = (which * height + row).to(images.device)
-    fill = torch.tensor(ERASE_FILL).repeat(width).to(images.device)
-    rows[touched] = torch.where(inside_columns[which].to(images.device), fill, rows.index_select(0, touched))
+    y = torch.arange(height)
+    which, row = torch.nonzero((y >= boxes[:, :1]) & (y < boxes[:, 1:2]), as_tuple=True)  # R rows, and whose they are
+    touched = sent(which * height + row, images.device)
+    left, right = sent(boxes[which, 2:].T.contiguous(), images.device).unsqueeze(2)  # (R, 1)
+    x = torch.arange(3 * width, device=images.device) // 3
+    rows, fill = images.view(batch * height, 3 * width), _row_of(ERASE_FILL, width, images.device)
+    rows[touched] = torch.where((x >= left) & (x < right), fill, rows.index_select(0, touched))
 
 
 def fits(size: int, device: torch.device) -> bool:

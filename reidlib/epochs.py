@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import torch
 
-from reidlib.augmentation import TrainingImages, draw_augmentation
+from reidlib.augmentation import TrainingImages, draw_augmentation, sent
 from reidlib.batches import epoch_batches
 from reidlib.config import Experiment
 from reidlib.datasets import ReidDataset
@@ -79,7 +79,7 @@ def train_epoch(
                 group["lr"] = rate * group["rate"]
             drawn = draw_augmentation(len(rows), *images.size, draws, **experiment.augmentation)
             part = share.of(len(rows))
-            target = torch.from_numpy(labels[rows]).to(device, non_blocking=True)
+            target = sent(torch.from_numpy(labels[rows]), device)
             full = False
             try:
                 batch = images.batch(rows[part], drawn[part])

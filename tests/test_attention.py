@@ -119,6 +119,23 @@ def test_energies_stay_in_float32_under_autocast():
     assert SpatialAttention().attention(x).dtype == torch.float32
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_positions_are_mixed_by_the_attention_that_is_shown(precision):
+    """`forward` leaves the mixing to PyTorch; the maps of the figures are made by `attention`. Energies up to a few hundred."""
+    torch.manual_seed(0)
+    module = PositionAttention(16)
+    torch.nn.init.ones_(module.gamma)
+    x = 6 * torch.randn(2, 16, 5, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        added = (module(x.to(precision)) - x.to(precision)).float()
+        attention, value = module.attention(x.to(precision)), module.value(x.to(precision)).flatten(2).float()
+        energies = attention.log().amax(-1) - attention.log().amin(-1)
+    assert energies.max() > 100
+    expected = (value @ attention.mT).view_as(x)
+    error = (added - expected).norm() / expected.norm()
+    assert error < (1e-6 if precision == torch.float32 else 1e-2)  # bfloat16 keeps 8 bits of the values and of the sum
+
+
 def test_unknown_normalization_is_refused():
     with pytest.raises(ReidError, match="'softmax' .* or 'sum'"):
         SpatialAttention("mean")

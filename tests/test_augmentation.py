@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms
 from torchvision.transforms import v2
 
@@ -162,6 +163,39 @@ def test_memory_is_used_again_and_the_set_is_left_alone():
 def test_sets_that_do_not_belong_together_are_refused():
     with pytest.raises(ValueError, match=r"\(34, 18\), not \(36, 18\)"):
         TrainingImages(noise(2, 32, 16), noise(2, 34, 18), CPU)
+
+
+class Watch(TorchDispatchMode):
+    """Notes every copy to the device that the host would wait for."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        devices = [value.device.type for value in (*args, result) if isinstance(value, torch.Tensor)]
+        if devices == ["cpu", "meta"] and not (kwargs or {}).get("non_blocking"):
+            self.waits.append(str(function))
+        return result
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_a_batch_is_made_without_waiting_for_the_device(resident, monkeypatch):
+    """On PyTorch's meta device, which has no numbers: asking for one raises, as does an operation on tensors of two devices."""
+    meta = torch.device("meta")
+    monkeypatch.setattr(augmentation, "fits", lambda size, device: resident)
+    images = TrainingImages(noise(9, 32, 16), noise(9, *enlarged_size(32, 16)), meta)
+    assert images.plain.device.type == ("meta" if resident else "cpu")
+    drawn = draw_augmentation(8, 32, 16, generator(), crop=0.5, flip=0.5, erase=0.9)
+    assert drawn.cropped.any() and drawn.mirrored.any() and drawn.boxes.any()
+    images.batch(np.arange(8), drawn)  # what is made once and kept is made here
+    with Watch() as watch:
+        batch = images.batch(np.arange(8), drawn)
+    assert batch.device == meta and not watch.waits
+    with Watch() as watch:
+        torch.ones(3).to(meta)
+    assert watch.waits  # a wait is seen
 
 
 def test_what_fits_a_gpu(monkeypatch):

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from reidlib.errors import ReidError
 
@@ -18,6 +19,8 @@ class ChannelAttention(nn.Module):
     (https://arxiv.org/abs/1908.01114). Not from the papers: their formula is softmax(energy), most similar channels first, but
     both released codes subtract the energy from its row maximum, which makes it softmax(−energy): the *least* similar channels
     weigh most. That released form is the default; `most_similar_first=True` is the papers'.
+    Scaled dot-product attention (query −x, key and value x) would be the same function, but is no faster on a CPU
+    (benchmarks/bench_training.py --attention).
     """
 
     def __init__(self, *, most_similar_first: bool = False):
@@ -42,6 +45,7 @@ class PositionAttention(nn.Module):
 
     Dual Attention Network for Scene Segmentation (Fu et al., CVPR 2019, https://arxiv.org/abs/1809.02983), used by ABD-Net
     (https://arxiv.org/abs/1908.01114). Energies are not divided by √d; query and key have C/8 channels (at least 1).
+    That is scaled dot-product attention with scale 1, so PyTorch's own computes it; `attention` is for who looks at the maps.
     """
 
     def __init__(self, channels: int):
@@ -54,16 +58,16 @@ class PositionAttention(nn.Module):
 
     def attention(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) → (B, N, N), row i says where position i looks and sums to 1, float32; N = H·W."""
-        query = self.query(x).flatten(2)  # (B, C/8, N)
-        key = self.key(x).flatten(2)  # (B, C/8, N)
+        query, key = (places(layer(x)) for layer in (self.query, self.key))  # (B, N, C/8)
         with torch.autocast(x.device.type, enabled=False):
-            energy = query.float().mT @ key.float()  # (B, N, N)
+            energy = query.float() @ key.float().mT  # (B, N, N)
             return energy.softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        value = self.value(x).flatten(2)  # (B, C, N)
-        mixed = (value @ self.attention(x).to(value.dtype).mT).view_as(x)  # (B, C, H, W)
-        return x + (self.gamma * mixed).to(x.dtype)
+        # One head, (B, 1, N, channels). PyTorch accumulates energies and takes their softmax in float32, bfloat16 inputs or not.
+        query, key, value = (places(layer(x)).unsqueeze(1) for layer in (self.query, self.key, self.value))
+        mixed = scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)  # (B, N, C)
+        return x + (self.gamma * mixed.mT.reshape(x.shape)).to(x.dtype)
 
 
 class SpatialAttention(nn.Module):
@@ -117,6 +121,11 @@ class AttentionHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.after(self.module(self.before(x))))
+
+
+def places(x: Tensor) -> Tensor:
+    """(B, C, H, W) → (B, H·W, C), a view where the channels lie last in memory."""
+    return x.flatten(2).mT
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
