@@ -133,9 +133,7 @@ class Experiment:
                     item.type is bool or item.name == "pretrained" or not isinstance(value, bool)
                 )
             if not good:
-                expected = (
-                    "whole numbers above 0" if item.name == "milestones" else getattr(item.type, "__name__", str(item.type))
-                )
+                expected = "whole numbers above 0" if item.name == "milestones" else _IN_WORDS.get(item.type, str(item.type))
                 raise ConfigError(f"{item.name} = {value!r}: expected {expected}, got {type(value).__name__}.")
         for name, (accepts, expected) in _RULES.items():
             if not accepts(getattr(self, name)):
@@ -186,6 +184,8 @@ class Experiment:
         """Plain values, ready for JSON (tuples become lists)."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
+
+_IN_WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}
 
 # Settings that leave every number as it is: a run made with others is the same run.
 HOUSEKEEPING = ("keep_every", "tensorboard")

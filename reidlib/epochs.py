@@ -57,6 +57,7 @@ def train_epoch(
     torch.manual_seed(_mix(experiment.seed, number) + share.rank)  # dropout
     draws = torch.Generator().manual_seed(_mix(experiment.seed, number) + 1)
     starts = torch.Generator(device).manual_seed(_mix(experiment.seed, number) + 2)  # start vectors of the power iterations
+    network = model if network is None else network  # a compiled model has no truth value
     model.train()
     freeze_trunk(model, warming_up)
     if device.type == "cuda":
@@ -84,7 +85,7 @@ def train_epoch(
             try:
                 batch = images.batch(rows[part], drawn[part])
                 optimizer.zero_grad(set_to_none=True)
-                values = gradients_of(experiment, model, network or model, batch, target, epoch, starts=starts, share=share)
+                values = gradients_of(experiment, model, network, batch, target, epoch, starts=starts, share=share)
                 optimizer.step()
             except RuntimeError as error:
                 if not _is_out_of_memory(error):

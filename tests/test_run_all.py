@@ -44,7 +44,7 @@ def folder(tmp_path):
         (["--methods", "abd-net"], "Unknown method 'abd-net'. Did you mean 'abdnet'?"),
         (["--dataset", "market"], "Unknown data set 'market'. Did you mean 'market1501'?"),
         (["--set", "epoch=3"], "Unknown setting 'epoch'. Did you mean 'epochs'?"),
-        (["--set", "epochs=many"], "epochs = 'many': expected int, got str."),
+        (["--set", "epochs=many"], "epochs = 'many': expected a whole number, got str."),
         (["--set", "epochs"], "expected NAME=VALUE"),
         (["--data", "train_identity=9"], "Unknown data option 'train_identity'. Did you mean 'train_identities'?"),
         (["--data", "cameras=1"], "cameras"),

@@ -1,5 +1,6 @@
 """Training: schedules and losses by hand, the warm-up, and whole runs on a tiny folder of images with injected interruptions."""
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -351,6 +352,50 @@ def test_each_papers_augmentation_and_batches_reach_the_loop(dataset, pixels, mo
 
 def copied(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_a_compiled_run_is_the_same_run(dataset, pixels, tmp_path, monkeypatch):
+    """The whole way of a compiled network through training, warm-up, penalties and weights. Graphs are run as captured: the
+    code generator, which takes minutes and rounds elsewhere, is PyTorch's own matter."""
+    compiled = []
+
+    def captured(model):
+        compiled.append(model)
+        return compile_with(model, backend="eager")
+
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", captured)
+    settings = {"warmup_epochs": 1, "ow_reach": "backbone"}
+    plain, plain_rows = trained_weights(tiny("abdnet", **settings), dataset, pixels, tmp_path / "plain")
+    weights, rows = trained_weights(tiny("abdnet", compile=True, **settings), dataset, pixels, tmp_path / "compiled")
+    assert len(compiled) == 1
+    assert_same_weights(plain, weights)
+    assert [timeless(row) for row in rows] == [timeless(row) for row in plain_rows]
+    assert "orthogonal_features" in rows[-1]
+
+
+@pytest.mark.parametrize(
+    "method,settings",
+    [
+        ("abdnet", {"ow_reach": "backbone"}),
+        ("abdnet", {"of_squared": True, "of_smaller_side": True, "eigenvalues": "norm_ratio", "power_steps": 2}),
+        ("pfsa", {"log_weighted_loss": True}),
+        ("pfsa+sa1", {"sa_normalization": "softmax"}),
+    ],
+)
+def test_a_step_never_asks_the_device_for_a_number(method, settings, dataset, monkeypatch):
+    """Forward, losses and backward on PyTorch's meta device: a number asked for, which a GPU would be waited for, raises, and so
+    does an operation on tensors of two devices."""
+    meta = torch.device("meta")
+    monkeypatch.setattr(torch, "autocast", lambda *a, **k: contextlib.nullcontext())  # which does not know the meta device
+    experiment = tiny(method, **settings)
+    model = model_from_experiment(experiment, 6).to(meta).train()
+    target = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]).to(meta)
+    values = epochs.gradients_of(experiment, model, model, torch.empty(8, 3, 96, 48, device=meta), target, epoch=5)
+    assert {value.device for value in values.values()} == {meta}
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    with pytest.raises(RuntimeError, match="meta"):
+        values["loss"].item()  # a wait is seen
 
 
 @pytest.mark.parametrize("method", ["baseline+pam+cam", "pfsa"])
