@@ -42,8 +42,12 @@ def image_grid(
 
 
 def training_curves(curves: pd.DataFrame, title: str) -> Figure:
-    """Loss terms, accuracy on the training batches, and learning rate over the epochs of one run."""
-    figure, (losses, accuracy, rate) = plt.subplots(1, 3, figsize=(11, 3), layout="constrained")
+    """Loss terms, accuracy on the training batches, and learning rate over the epochs of one run; where epochs in between were
+    scored, rank-1 and mAP on validation people or the test set, too."""
+    scored = [name for name in ("validation", "test") if f"{name}_map" in curves]
+    panels = 4 if scored else 3
+    figure, axes = plt.subplots(1, panels, figsize=(11 / 3 * panels, 3), layout="constrained")
+    losses, accuracy, rate = axes[:3]
     terms = [name for name in ("cross_entropy", "triplet", "orthogonal_features", "orthogonal_weights") if name in curves]
     for name in terms if len(terms) > 1 else []:
         losses.plot(curves["epoch"], curves[name], marker="o", markersize=3, label=name.replace("_", " "))
@@ -57,7 +61,14 @@ def training_curves(curves: pd.DataFrame, title: str) -> Figure:
     accuracy.set(xlabel="epoch", ylabel="training accuracy (%)", ylim=(0, 100), title="first head on augmented batches")
     rate.plot(curves["epoch"], curves["learning_rate"], color="C3", marker="o", markersize=3)
     rate.set(xlabel="epoch", ylabel="largest rate in the epoch", title="learning rate", ylim=(0, None))
-    for axis in (losses, accuracy, rate):
+    for name in scored:
+        for key, label, colour in (("rank1", "rank-1", "C0"), ("map", "mAP", "C1")):
+            looked_at = curves[["epoch", f"{name}_{key}"]].dropna()
+            style = {"linestyle": "--" if name == "test" else "-", "marker": "o", "markersize": 3, "color": colour}
+            axes[3].plot(looked_at["epoch"], 100 * looked_at[f"{name}_{key}"], label=f"{label}, {name}", **style)
+        axes[3].set(xlabel="epoch", ylabel="score (%)", title="retrieval", xlim=losses.get_xlim(), ylim=(0, 100))
+        axes[3].legend(fontsize=8, frameon=False)
+    for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(title)
     return figure

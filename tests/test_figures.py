@@ -82,6 +82,19 @@ def test_training_curves_have_a_line_for_each_term():
     assert [line.get_label() for line in single.lines] == ["loss (sum)"], "the sum of one term is that term"
 
 
+def test_training_curves_show_the_looks_in_between_where_there_were_any():
+    nan = np.nan
+    frame = curves(validation_rank1=[nan, 0.5, nan, 0.75], validation_map=[nan, 0.25, nan, 0.5])
+    retrieval = drawn(figures.training_curves(frame, "t")).axes[3]
+    rank1, mean_ap = retrieval.lines
+    assert [line.get_label() for line in retrieval.lines] == ["rank-1, validation", "mAP, validation"]
+    np.testing.assert_array_equal(rank1.get_xdata(), [2, 4])
+    np.testing.assert_allclose(rank1.get_ydata(), [50, 75])
+    np.testing.assert_allclose(mean_ap.get_ydata(), [25, 50])
+    both = figures.training_curves(frame.assign(test_rank1=0.5, test_map=0.25), "t").axes[3]
+    assert {(line.get_label(), line.get_linestyle()) for line in both.lines[2:]} == {("rank-1, test", "--"), ("mAP, test", "--")}
+
+
 def test_training_curves_use_a_log_axis_only_where_it_helps():
     assert figures.training_curves(curves(), "t").axes[0].get_yscale() == "linear"
     assert figures.training_curves(curves(orthogonal_weights=1e-3), "t").axes[0].get_yscale() == "log"
