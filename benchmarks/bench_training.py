@@ -208,6 +208,11 @@ def bench_gpu(args: argparse.Namespace, device: torch.device) -> None:
     torch.backends.cudnn.benchmark = True
     peak = bfloat16_peak(device)
     print(f"bfloat16 peak, measured with 8192 × 8192 matrix products: {peak / 1e12:.0f} TFLOP/s")
+    size, rng = (args.height, args.width), np.random.default_rng(0)
+    sets = [rng.integers(0, 256, (args.images, *one, 3), dtype=np.uint8) for one in (size, enlarged_size(*size))]
+    data = TrainingImages(*sets, device)
+    where = "stay on the GPU" if data.resident else "are sent batch by batch"
+    print(f"{args.images:,} noise images, at both sizes {sum(map(np.size, sets)) / 1e9:.1f} GB, {where}")
     print(f"\n  {'ABD-Net, ' + args.backbone:<28}{'images/s':>10}{'TFLOP/s':>9}{'of peak':>9}{'peak GB':>9}{'schedule':>12}")
     for batch, compiled in [(64, False), (64, True), (128, False), (128, True)]:
         args.batch = batch
@@ -216,24 +221,28 @@ def bench_gpu(args: argparse.Namespace, device: torch.device) -> None:
         images, labels = noise_batch(experiment, device)
         with FlopCounterMode(display=False) as counter:
             OurStep(experiment, 751, device).launch(images, labels)
+        seconds_of(step, data, labels, 5)
         torch.cuda.reset_peak_memory_stats()
-        times = []
-        for _ in range(5):
-            step.launch(images, labels)
-        torch.cuda.synchronize()
-        for _ in range(args.steps):
-            started = time.perf_counter()
-            for _ in range(10):
-                step.launch(images, labels)
-            torch.cuda.synchronize()
-            times.append((time.perf_counter() - started) / 10)
+        times = [seconds_of(step, data, labels, 10) for _ in range(args.steps)]
         seconds = statistics.median(times)
         minutes = MARKET_IMAGES * PAPER_EPOCHS / (batch / seconds) / 60
         flops = counter.get_total_flops() / seconds
         name = f"batch {batch}" + (", compiled" if compiled else "")
         memory = torch.cuda.max_memory_allocated() / 1e9
         print(f"  {name:<28}{batch / seconds:10.0f}{flops / 1e12:9.0f}{flops / peak:9.1%}{memory:9.1f}{minutes:8.1f} min")
-    print(f"\nschedule: {MARKET_IMAGES:,} images × {PAPER_EPOCHS} epochs at {args.height} × {args.width}")
+    print(f"\nschedule: {MARKET_IMAGES:,} images × {PAPER_EPOCHS} epochs at {args.height} × {args.width}, input included")
+
+
+def seconds_of(step: OurStep, data: TrainingImages, labels: Tensor, count: int) -> float:
+    """Of one of `count` steps as training takes them: augmentation drawn, batch gathered, the GPU waited for at the end only."""
+    rng, draws = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(count):
+        drawn = draw_augmentation(len(labels), *data.size, draws, **step.experiment.augmentation)
+        step.launch(data.batch(rng.integers(0, len(data.plain), len(labels)), drawn), labels)
+    torch.cuda.synchronize()
+    return (time.perf_counter() - started) / count
 
 
 def bfloat16_peak(device: torch.device) -> float:
@@ -263,6 +272,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of the loss curves")
     parser.add_argument("--attention", action="store_true", help="attention alone in place of the step's time")
     parser.add_argument("--gpu", action="store_true", help="the table of a GPU in place of the step's time")
+    parser.add_argument("--images", type=int, default=MARKET_IMAGES, help="of the training set behind that table")
     parser.add_argument("--quick", action="store_true", help="ResNet-18, 192 × 64, two steps; 8 steps of the curves")
     args = parser.parse_args()
     if args.quick:
