@@ -4,6 +4,7 @@ The decoded set (`load_images`) holds RGB bytes resized with PIL's bilinear filt
 every batch. What happens to a batch after that is in `augmentation`.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -14,11 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reidlib.errors import ReidError
 from reidlib.progress import progress
 from reidlib.results import read_json, write_json
+
+DECODER = f"1:{PIL.__version__}"  # part of the decoded sets' names: raise the number when `decode` gives other pixels
 
 
 class ImageError(ReidError):
@@ -55,8 +59,8 @@ def _decode_sizes(path: Path, sizes: Sequence[tuple[int, int]]) -> list[np.ndarr
 def load_images(paths: Sequence[Path], height: int, width: int, *, cache: Path, description: str = "decoding") -> np.ndarray:
     """All images as one read-only memory map, (N, height, width, 3) RGB bytes, made on the first call and reused after.
 
-    The file in `cache` is named after the images' names, sizes in bytes and times of change, and the target size; a checksum
-    beside it is verified once per call, and a damaged file is made again.
+    The file in `cache` is named after the images' names, sizes in bytes and times of change, the target size and the decoder; a
+    checksum beside it is verified once per call, and a damaged file is made again.
 
     Raises:
         ImageError: an image is unreadable (named), or the disk lacks the room.
@@ -75,7 +79,7 @@ def load_sizes(
     )
     files = []
     for height, width in sizes:
-        key = hashlib.sha256(f"{height}x{width}{listing}".encode()).hexdigest()
+        key = hashlib.sha256(f"{DECODER}:{height}x{width}{listing}".encode()).hexdigest()
         files.append(cache / f"{key[:16]}-{height}x{width}.npy")
     found = [verified_array(file) for file in files]
     missing = [index for index, images in enumerate(found) if images is None]
@@ -102,11 +106,16 @@ def _make(paths: Sequence[Path], wanted: Sequence[tuple[Path, int, int]], cache:
         shapes = [(height, width) for _, height, width in wanted]
         checksums = _decode_all(unfinished, paths, shapes, f"{description} ({size / 1e6:,.0f} MB)")
         for temporary, (file, _, _), checksum in zip(unfinished, wanted, checksums, strict=True):
-            temporary.replace(file)
+            try:
+                temporary.replace(file)
+            except PermissionError:  # Windows, where another process has made the same file and looks at it
+                if verified_array(file) is None:
+                    raise
             write_json(file.with_suffix(".json"), {"crc32": checksum, "images": len(paths)})
     finally:
         for temporary in unfinished:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):  # Windows keeps a file that is mapped, as after an unreadable image
+                temporary.unlink(missing_ok=True)
 
 
 def _decode_all(files: Sequence[Path], paths: Sequence[Path], sizes: Sequence[tuple[int, int]], description: str) -> list[int]:

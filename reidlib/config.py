@@ -149,6 +149,11 @@ class Experiment:
                 f"batch_size = {self.batch_size} holds one person with images_per_identity = "
                 f"{self.images_per_identity}: the triplet loss needs two."
             )
+        if self.of_weight and self.of_start_epoch >= self.epochs:
+            raise ConfigError(
+                f"of_start_epoch = {self.of_start_epoch} is never reached with epochs = {self.epochs} (they count from 0): "
+                "of_weight would have no effect. Lower of_start_epoch, or raise epochs."
+            )
         if self.family == "pfsa" and self.of_weight:
             raise ConfigError("of_weight penalises ABD-Net's feature maps, which the pfsa networks do not have: leave it 0.")
         if not self.attentive_branch and (self.pam or self.cam):

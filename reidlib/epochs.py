@@ -182,8 +182,12 @@ def _memory(device: torch.device) -> float:
     return (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss) / 1e6
 
 
+# How PyTorch says it, in lower case: a CPU's allocator on Linux and macOS and on Windows, CUDA, cuBLAS and cuDNN.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "status_alloc_failed")
+
+
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def _out_of_memory(
@@ -196,6 +200,10 @@ def _out_of_memory(
     share: Share,
 ) -> OutOfMemoryError:
     """The error, after whole steps of smaller and smaller batches until one fits. The network is of no use afterwards."""
+    if experiment.sync_batch_norm:  # a step needs all processes, and the others may have had memory enough
+        return OutOfMemoryError(f"Out of memory at batch_size = {experiment.batch_size} on {device}. Set a smaller one.")
+    freeze_trunk(model, False)  # what fits must fit after the warm-up, too
+    optimizer.state.clear()
     unit = max(experiment.images_per_identity, 2)
     size, tried = experiment.batch_size // share.count, []
     while size // 2 >= unit * (2 if experiment.triplet_weight else 1):

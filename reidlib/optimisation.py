@@ -82,7 +82,8 @@ def make_optimizer(experiment: Experiment, model: ReidNetwork) -> torch.optim.Op
     common = {"lr": experiment.learning_rate, "weight_decay": experiment.weight_decay}
     if experiment.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True, **common)
-    return torch.optim.SGD(groups, momentum=experiment.momentum, nesterov=True, fused=True, **common)
+    momentum = {"momentum": experiment.momentum, "nesterov": experiment.momentum > 0}
+    return torch.optim.SGD(groups, fused=True, **momentum, **common)
 
 
 def learning_rate(experiment: Experiment, epoch: float) -> float:

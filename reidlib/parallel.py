@@ -6,14 +6,18 @@ whole batch, the gradients are those of one process up to rounding, but for what
 statistics of batch normalisation (unless it is synchronised) and dropout.
 """
 
+import os
 import pickle
 import signal
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import torch
 import torch.distributed
 import torch.multiprocessing
@@ -84,6 +88,15 @@ class Share:
 ALONE = Share()
 
 
+def require_devices(count: int, device: torch.device) -> None:
+    """Raises ReidError where there are fewer GPUs than processes; cores of a CPU are shared."""
+    if device.type == "cuda" and count > torch.cuda.device_count():
+        raise ReidError(
+            f"processes = {count}, but this machine has {torch.cuda.device_count()} GPUs, and each process needs one. "
+            f"Set processes to {torch.cuda.device_count()} or fewer."
+        )
+
+
 def run_in_processes(count: int, device: torch.device, work: Callable[..., None], *arguments: object) -> None:
     """work(share, device, *arguments) in `count` new processes that can talk to each other; returns when all are done.
 
@@ -94,15 +107,12 @@ def run_in_processes(count: int, device: torch.device, work: Callable[..., None]
     Raises:
         ReidError: too few GPUs, a process was killed, or the error that one of them raised.
     """
-    if device.type == "cuda" and count > torch.cuda.device_count():
-        raise ReidError(
-            f"processes = {count}, but this machine has {torch.cuda.device_count()} GPUs, and each process needs one. "
-            f"Set processes to {torch.cuda.device_count()} or fewer."
-        )
+    require_devices(count, device)
     with tempfile.TemporaryDirectory(prefix="reidlib-") as place:
         threads = max(1, torch.get_num_threads() // count)
         try:
-            torch.multiprocessing.spawn(_process, (count, device.type, threads, place, work, arguments), nprocs=count)
+            settings = (count, device.type, threads, place, os.getpid(), work, arguments)
+            torch.multiprocessing.spawn(_process, settings, nprocs=count)
         except torch.multiprocessing.ProcessExitedException as error:
             number = -error.exit_code
             how = f"killed by {signal.Signals(number).name}" if number > 0 else f"ended with exit status {error.exit_code}"
@@ -117,8 +127,12 @@ def run_in_processes(count: int, device: torch.device, work: Callable[..., None]
             raise pickle.loads(raised[0].read_bytes()) from None  # written by a process of this very call
 
 
-def _process(rank: int, count: int, kind: str, threads: int, place: str, work: Callable[..., None], arguments: tuple) -> None:
+def _process(
+    rank: int, count: int, kind: str, threads: int, place: str, parent: int, work: Callable[..., None], arguments: tuple
+) -> None:
     """One of the processes of `run_in_processes`, from its start to its end."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
     if rank:
         progress.silence()
@@ -127,18 +141,25 @@ def _process(rank: int, count: int, kind: str, threads: int, place: str, work: C
         torch.cuda.set_device(device)
     torch.distributed.init_process_group(
         "nccl" if kind == "cuda" else "gloo",
-        init_method=(Path(place) / "rendezvous").as_uri(),
+        store=torch.distributed.FileStore(str(Path(place) / "rendezvous"), count),
         rank=rank,
         world_size=count,
         timeout=PATIENCE,
     )
     try:
         work(Share(rank, count), device, *arguments)
-        torch.distributed.barrier()
     except ReidError as error:
         unfinished = Path(place) / f"{rank}.tmp"
         unfinished.write_bytes(pickle.dumps(error))
         unfinished.rename(Path(place) / f"error-{rank:04d}")
         raise
-    finally:
-        torch.distributed.destroy_process_group()
+    # Not after an error: NCCL would wait there for what the others never send, and this process is to end and be noticed.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process, wherever it is waiting, once the one that started it is gone, however that ended."""
+    while psutil.pid_exists(parent) and os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

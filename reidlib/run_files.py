@@ -1,29 +1,59 @@
-"""The files of a run while it is made: whose folder it is, checkpoints that one can go on from, curves, the room all of it takes.
+"""The files of a run while it is made: whose folder it is, checkpoints to go on from, curves, the room all of it takes.
 
 Every file is written under a temporary name and renamed, so that a process may be killed at any moment.
 """
 
+import contextlib
 import csv
 import io
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import torch
 
 from reidlib.config import HOUSEKEEPING, Experiment
+from reidlib.embedding import autocast
 from reidlib.errors import ReidError
-from reidlib.results import read_json, write_atomically, write_json
+from reidlib.results import RUN_METRICS, read_json, write_atomically, write_json
 from reidlib.runs import set_aside
 from reidlib.torch_files import CheckpointError, read_torch_file
 
-CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+CHECKPOINT = "checkpoint.pt"
 
 
 # ---------------------------------------------------------------------------------------------------- whose folder
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """No other process makes this run meanwhile. The lock goes with the process that holds it, however that ends.
+
+    Raises:
+        ReidError: another process makes it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ReidError(f"{folder} is being made by another process. Wait for it or end it, then run this again.") from None
+    except NotImplementedError:  # some network file systems
+        print(f"{folder.parent} lies on a file system without locks: see to it that no other process makes this run.")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_finished(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this very run, whole."""
+    note = folder / "experiment.json"
+    return (folder / RUN_METRICS).is_file() and note.is_file() and not differences(read_json(note), record)
 
 
 def claim(folder: Path, record: dict[str, Any]) -> None:
@@ -57,31 +87,71 @@ def differences(there: Mapping[str, Any], record: Mapping[str, Any]) -> list[str
 # ---------------------------------------------------------------------------------------------------- checkpoints
 
 
-def circumstances(device: torch.device) -> dict[str, str]:
+def circumstances(experiment: Experiment, device: torch.device) -> dict[str, Any]:
     """What else than the run's own record decides its numbers, and must not change in the middle of it."""
-    return {"torch": str(torch.__version__), "numpy": np.__version__, "device": device.type}
+    with autocast(experiment.precision, device):
+        precision = "bfloat16" if torch.is_autocast_enabled(device.type) else "float32"
+    gpu = device.type == "cuda"
+    return {
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "device": device.type,
+        "processor": torch.cuda.get_device_name(device) if gpu else torch.backends.cpu.get_cpu_capability(),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+    }
+
+
+@contextlib.contextmanager
+def threads_as_begun(folder: Path) -> Iterator[None]:
+    """As many threads as the checkpoint there was written with, if there is one: sums are split among them, and round so."""
+    before = torch.get_num_threads()
+    try:
+        saved = _checkpoint(folder)
+        begun = saved["circumstances"].get("threads", before) if saved else before
+        if begun != before:
+            print(f"{folder.name}: goes on with {begun} threads, as it began, in place of {before}.")
+            torch.set_num_threads(begun)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def save_checkpoint(
     folder: Path,
     record: Mapping[str, Any],
-    device: torch.device,
+    under: Mapping[str, Any],
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     rows: Sequence[Mapping[str, float]],
 ) -> None:
     """Weights, optimiser and curves after an epoch, and of which run under which circumstances."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rows": list(rows)}
-    save(folder / CHECKPOINT, {**state, "record": dict(record), "circumstances": circumstances(device)})
+    save(folder / CHECKPOINT, {**state, "record": dict(record), "circumstances": dict(under)})
 
 
-def read_checkpoint(folder: Path, record: Mapping[str, Any], device: torch.device) -> dict[str, Any] | None:
+def read_checkpoint(folder: Path, record: Mapping[str, Any], under: Mapping[str, Any]) -> dict[str, Any] | None:
     """What `save_checkpoint` has written, or None where there is nothing yet.
 
     Raises:
         CheckpointError: the file is damaged, is of another run, or was written under other circumstances, so that going on from
             it would give neither the numbers of these nor of those.
     """
+    path, saved = folder / CHECKPOINT, _checkpoint(folder)
+    if saved is None:
+        return None
+    changed = differences(saved["record"], record)
+    before = saved["circumstances"]
+    changed += [f"{name} {before.get(name)} → {now}" for name, now in under.items() if before.get(name) != now]
+    if changed:
+        raise CheckpointError(
+            f"{path} was written under other circumstances ({', '.join(changed)}), so this run cannot go on from it to the same "
+            "numbers. Restore them, or train anew: delete the file, or run the step with --force, which sets the old run aside."
+        )
+    return saved
+
+
+def _checkpoint(folder: Path) -> dict[str, Any] | None:
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
@@ -91,14 +161,6 @@ def read_checkpoint(folder: Path, record: Mapping[str, Any], device: torch.devic
         raise CheckpointError(f"{path} cannot be read. Delete it; the run then starts anew.") from error
     if not isinstance(saved, dict) or not {"model", "optimizer", "rows", "record", "circumstances"} <= saved.keys():
         raise CheckpointError(f"{path} is no checkpoint of a run. Delete it; the run then starts anew.")
-    changed = differences(saved["record"], record)
-    before, now = saved["circumstances"], circumstances(device)
-    changed += [f"{name} {before.get(name)} → {now[name]}" for name in now if before.get(name) != now[name]]
-    if changed:
-        raise CheckpointError(
-            f"{path} was written under other circumstances ({', '.join(changed)}), so this run cannot go on from it to the same "
-            "numbers. Restore them, or train anew: delete the file, or run the step with --force, which sets the old run aside."
-        )
     return saved
 
 
@@ -132,7 +194,19 @@ def remove_checkpoints(folder: Path, experiment: Experiment) -> None:
     remove_unfinished(folder)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     if experiment.report_epoch != "last" or not experiment.validation_identities:
-        (folder / BEST).unlink(missing_ok=True)
+        keep_best(folder, None)
+
+
+def best_weights(epoch: int) -> str:
+    """The file of the best epoch's weights. It names the epoch: one that is done again need not be the best again (on a GPU)."""
+    return f"best-{epoch:04d}.pt"
+
+
+def keep_best(folder: Path, epoch: int | None) -> None:
+    """Removes the best weights of other epochs."""
+    for path in folder.glob("best-*.pt"):
+        if epoch is None or path.name != best_weights(epoch):
+            path.unlink(missing_ok=True)
 
 
 def kept_epochs(experiment: Experiment, first: int = 0) -> list[int]:
@@ -151,7 +225,10 @@ def announced_disk_use(experiment: Experiment, model: torch.nn.Module, folder: P
     moments = 2 if experiment.optimizer == "adam" else 1
     last, kept = (1 + moments) * weights, len(kept_epochs(experiment, done))
     best = keeps_best(experiment)
-    needed = 2 * last + (1 + best + kept) * weights  # a checkpoint and the one that is about to replace it
+    needed = 2 * last + (1 + 2 * best + kept) * weights  # a checkpoint and the one that is about to replace it; likewise the best
+    needed -= sum(path.stat().st_size for path in [folder / CHECKPOINT, *folder.glob("best-*.pt")] if path.is_file())
+    if done == experiment.warmup_epochs + experiment.epochs:
+        needed = weights
     free = shutil.disk_usage(folder).free
     parts = [f"last {last / 1e6:,.0f} MB while it trains", f"{kept} of single epochs {kept * weights / 1e6:,.0f} MB"]
     parts += [f"best {weights / 1e6:,.0f} MB"] if best else []
@@ -180,6 +257,18 @@ def as_csv(rows: Sequence[Mapping[str, float]]) -> str:
     return text.getvalue()
 
 
+def require_tensorboard() -> type:
+    """Its writer; it is an optional package."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ReidError(
+            f"tensorboard = True, but TensorBoard cannot be loaded ({error}): pip install tensorboard, or leave it False. "
+            "curves.csv has the same numbers."
+        ) from None
+    return SummaryWriter
+
+
 class Board:
     """The curves for TensorBoard, in the run's folder `tensorboard`; does nothing unless the experiment asks for it.
 
@@ -189,16 +278,8 @@ class Board:
 
     def __init__(self, experiment: Experiment, folder: Path, done: int):
         self.writer = None
-        if not experiment.tensorboard:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ReidError(
-                f"tensorboard = True, but TensorBoard cannot be loaded ({error}): pip install tensorboard, or leave it False. "
-                "curves.csv has the same numbers."
-            ) from None
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)  # an epoch done again replaces its point
+        if experiment.tensorboard:  # an epoch done again replaces its point
+            self.writer = require_tensorboard()(str(folder / "tensorboard"), purge_step=done + 1)
 
     def add(self, row: Mapping[str, float]) -> None:
         """One epoch's row of curves.csv."""

@@ -2,7 +2,7 @@
 
 runs/<method>-seed<k>/  experiment.json   every setting, the data's fingerprint
                         checkpoint.pt     while it trains: weights, optimiser, epoch (replaced after every epoch)
-                        best.pt           the best epoch's weights: while it trains, where they are to be reported; to stay, where
+                        best-<n>.pt       the best epoch's weights: while it trains, where they are to be reported; to stay, where
                                           they are the best by validation
                         epoch-<n>.pt      every keep_every-th epoch's weights
                         curves.csv        one row an epoch

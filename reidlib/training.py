@@ -4,8 +4,10 @@
 An interrupted run goes on from its last finished epoch as if it had not been interrupted.
 """
 
+import importlib.util
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,23 +27,29 @@ from reidlib.errors import ReidError
 from reidlib.fingerprints import code_digest
 from reidlib.models import ReidNetwork, model_from_experiment
 from reidlib.optimisation import make_optimizer
-from reidlib.parallel import ALONE, Share, run_in_processes
+from reidlib.parallel import ALONE, Share, require_devices, run_in_processes
 from reidlib.progress import progress
 from reidlib.results import read_json, write_atomically, write_json
 from reidlib.run_files import (
-    BEST,
     Board,
     announced_disk_use,
     as_csv,
+    best_weights,
+    circumstances,
     claim,
+    is_finished,
+    keep_best,
     keeps_best,
     kept_epochs,
+    only_one,
     read_checkpoint,
     remove_checkpoints,
     remove_unfinished,
+    require_tensorboard,
     save,
     save_arrays,
     save_checkpoint,
+    threads_as_begun,
 )
 from reidlib.runs import Run, provenance
 from reidlib.scoring import embed_test_set, rank, score
@@ -66,32 +74,51 @@ def fit(experiment: Experiment, dataset: ReidDataset, folder: Path, *, cache: Pa
         OutOfMemoryError: a batch does not fit; it names the batch size that does.
         CheckpointError: the checkpoint to go on from is damaged, or was written under another version of PyTorch or on another
             kind of device.
+        ReidError: another process makes this run, or this machine lacks what the settings need; nothing is changed then.
     """
     record = {"experiment": experiment.as_dict(), "data": dataset.fingerprint, "code": code_digest(__name__)}
     if isinstance(experiment.pretrained, str):  # other weights may come to lie under the same path
         record["pretrained"] = file_digest(Path(experiment.pretrained))
-    claim(folder, record)
-    if (folder / "metrics.json").is_file():
-        remove_checkpoints(folder, experiment)  # left where the process ended just before
-        return Run(folder, experiment, read_json(folder / "metrics.json"))
-    remove_unfinished(folder)
+    with only_one(folder):
+        if is_finished(folder, record):
+            claim(folder, record)
+            remove_checkpoints(folder, experiment)  # left where the process ended just before
+            return Run(folder, experiment, read_json(folder / "metrics.json"))
+        device = best_device()
+        trained_on, _ = split_validation(dataset, experiment.validation_identities, experiment.seed)
+        _require_what_it_takes(experiment, trained_on, device)
+        claim(folder, record)
+        remove_unfinished(folder)
+        with threads_as_begun(folder):
+            return _fit(experiment, dataset, trained_on, folder, record, device, cache=cache, resamples=resamples)
 
-    device = best_device()
-    _require_what_it_takes(experiment, device)
+
+def _fit(
+    experiment: Experiment,
+    dataset: ReidDataset,
+    trained_on: ReidDataset,
+    folder: Path,
+    record: Mapping[str, Any],
+    device: torch.device,
+    *,
+    cache: Path,
+    resamples: int,
+) -> Run:
+    """`fit` once it is clear that there is something to do, and that it can be done."""
     started = time.perf_counter()
-    trained_on, _ = split_validation(dataset, experiment.validation_identities, experiment.seed)
-    arguments = (experiment, dataset, folder, record, cache)
+    under = circumstances(experiment, device)
+    arguments = (experiment, dataset, folder, record, under, cache)
     if experiment.processes > 1:
         _training_images(experiment, trained_on, cache, torch.device("cpu"))  # decoded here, by all cores, not by each process
         run_in_processes(experiment.processes, device, _train_share, *arguments)
-        saved = read_checkpoint(folder, record, device)
+        saved = read_checkpoint(folder, record, under)
         model, rows = model_from_experiment(replace(experiment, pretrained=False), trained_on.num_train_identities), saved["rows"]
         model.load_state_dict(saved["model"])
     else:
         model, rows = _train_share(ALONE, device, *arguments)
     facts = {
         "train_seconds": sum(row["seconds"] for row in rows),
-        "images_seen": (experiment.warmup_epochs + experiment.epochs) * _steps(experiment, trained_on) * experiment.batch_size,
+        "images_seen": _steps(experiment, trained_on) * experiment.batch_size,
         "classes": experiment.classes or trained_on.num_train_identities,
         "train_identities": trained_on.num_train_identities,
         "train_images": len(trained_on.train),
@@ -101,7 +128,7 @@ def fit(experiment: Experiment, dataset: ReidDataset, folder: Path, *, cache: Pa
     }
     if experiment.report_epoch != "last":
         facts["reported_epoch"] = facts[experiment.report_epoch]["epoch"]
-        model.load_state_dict(read_torch_file(folder / BEST))
+        model.load_state_dict(read_torch_file(folder / best_weights(facts["reported_epoch"])))
     run = _evaluate(experiment, dataset, model, folder, facts, started, cache=cache, resamples=resamples, device=device)
     remove_checkpoints(folder, experiment)
     return run
@@ -131,13 +158,14 @@ def evaluate_checkpoint(
     classes = classes_in(content, str(checkpoint))
     network = model_from_experiment(replace(experiment, pretrained=False, classes=classes), 0)
     model = load_released_checkpoint(network, content, source=str(checkpoint))
-    claim(folder, record)
-    if (folder / "metrics.json").is_file():
-        return Run(folder, experiment, read_json(folder / "metrics.json"))
-    untrained = {"train_seconds": 0.0, "images_seen": 0, "reported_epoch": None, "best_on_test": None}
-    facts = {**untrained, "classes": classes, "checkpoint": source}
-    started, device = time.perf_counter(), best_device()
-    return _evaluate(experiment, dataset, model, folder, facts, started, cache=cache, resamples=resamples, device=device)
+    with only_one(folder):
+        claim(folder, record)
+        if (folder / "metrics.json").is_file():
+            return Run(folder, experiment, read_json(folder / "metrics.json"))
+        untrained = {"train_seconds": 0.0, "images_seen": 0, "reported_epoch": None, "best_on_test": None}
+        facts = {**untrained, "classes": classes, "checkpoint": source}
+        started, device = time.perf_counter(), best_device()
+        return _evaluate(experiment, dataset, model, folder, facts, started, cache=cache, resamples=resamples, device=device)
 
 
 def _evaluate(
@@ -186,6 +214,7 @@ def _train_share(
     dataset: ReidDataset,
     folder: Path,
     record: Mapping[str, Any],
+    under: Mapping[str, Any],
     cache: Path,
 ) -> tuple[ReidNetwork, list[Row]]:
     """One process's part in training a run, all of it where it is alone."""
@@ -202,7 +231,7 @@ def _train_share(
         looks.append((experiment.validate_every, lambda model: look(model, validation, "validation")))
     if experiment.score_test_every:
         looks.append((experiment.score_test_every, lambda model: look(model, dataset, "test")))
-    return _train(experiment, trained_on, images, folder, device, record=record, looks=looks, share=share)
+    return _train(experiment, trained_on, images, folder, device, record=record, under=under, looks=looks, share=share)
 
 
 def _training_images(experiment: Experiment, dataset: ReidDataset, cache: Path, device: torch.device) -> TrainingImages:
@@ -220,13 +249,14 @@ def _train(
     device: torch.device,
     *,
     record: Mapping[str, Any] | None = None,
+    under: Mapping[str, Any] | None = None,
     looks: Sequence[tuple[int, Callable[[ReidNetwork], Row]]] = (),
     share: Share = ALONE,
 ) -> tuple[ReidNetwork, list[Row]]:
     """The network after the last epoch, and the rows of curves.csv.
 
-    record: of the run, kept in its checkpoints. looks: what scores the network (new columns of the epoch's row), and every how
-    many epochs after the warm-up; 0: after the last one.
+    record: of the run, and under: its circumstances, both kept in its checkpoints. looks: what scores the network (new columns of
+    the epoch's row), and every how many epochs after the warm-up; 0: after the last one.
     """
     _prepare(experiment, device)
     torch.manual_seed(experiment.seed)
@@ -235,8 +265,8 @@ def _train(
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(experiment, model)
-    record = dict(record or {})
-    saved = read_checkpoint(folder, record, device)
+    record, under = record or {}, under or circumstances(experiment, device)
+    saved = read_checkpoint(folder, record, under)
     rows: list[Row] = saved["rows"] if saved else []
     if saved:
         model.load_state_dict(saved["model"])
@@ -258,13 +288,16 @@ def _train(
                 for every, look in looks:
                     if _is_looked_at(experiment, number, every):
                         row |= look(model)
-                if keeps_best(experiment) and _best(rows, _decides(experiment)) is row:
-                    save(folder / BEST, model.state_dict())  # before the checkpoint: an epoch done again writes it again
+                # The checkpoint last: an epoch that is not in it is done again, and writes all of this again.
+                best = _best(rows, _decides(experiment))
+                if keeps_best(experiment) and best is row:
+                    save(folder / best_weights(number + 1), model.state_dict())
                 if number + 1 in kept_epochs(experiment, number):
                     save(folder / f"epoch-{number + 1:04d}.pt", model.state_dict())
-                save_checkpoint(folder, record, device, model, optimizer, rows)
                 write_atomically(folder / "curves.csv", as_csv(rows))
                 board.add(row)
+                save_checkpoint(folder, record, under, model, optimizer, rows)
+                keep_best(folder, best["epoch"] if best else None)
             epochs.update(1, loss=row["loss"])
             epochs.line(
                 f"epoch {number + 1:3d}/{total}  loss {row['loss']:7.3f}  accuracy {row['accuracy']:5.1%}  "
@@ -286,15 +319,27 @@ def _prepare(experiment: Experiment, device: torch.device) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and guards only against reading such memory
 
 
-def _require_what_it_takes(experiment: Experiment, device: torch.device) -> None:
-    """Found out before anything is decoded."""
+def _require_what_it_takes(experiment: Experiment, dataset: ReidDataset, device: torch.device) -> None:
+    """Found out before anything is decoded, or an older run set aside."""
+    model_from_experiment(experiment, dataset.num_train_identities)  # too few classes, weights that do not fit
+    if experiment.processes > 1:
+        require_devices(experiment.processes, device)
+    if experiment.tensorboard:
+        require_tensorboard()
     if experiment.sync_batch_norm and device.type == "cpu":
         raise ReidError(
             "sync_batch_norm = True needs GPUs: PyTorch has no synchronised batch normalisation on CPUs. Leave it False."
         )
-    compilers = (os.environ.get("CXX") or "g++", "clang++", "cl")
-    if experiment.compile and device.type == "cpu" and not any(map(shutil.which, compilers)):
-        raise ReidError("compile = True needs a C++ compiler on the PATH (g++, clang++ or cl). Install one, or leave it False.")
+    compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")  # the one PyTorch takes
+    if experiment.compile and device.type == "cpu" and not shutil.which(compiler):
+        raise ReidError(
+            f"compile = True needs a C++ compiler, and {compiler} is not on the PATH. Install it, name another one in the "
+            "environment variable CXX, or leave it False."
+        )
+    if experiment.compile and device.type == "cuda" and not importlib.util.find_spec("triton"):
+        raise ReidError(
+            "compile = True needs the package triton on a GPU, and it is not installed. Install it, or leave it False."
+        )
 
 
 def _is_looked_at(experiment: Experiment, number: int, every: int) -> bool:
@@ -319,13 +364,7 @@ def _best_facts(rows: list[Row], where: str, by: str) -> dict[str, float]:
 
 
 def _steps(experiment: Experiment, dataset: ReidDataset) -> int:
-    return len(
-        epoch_batches(
-            dataset.train_labels,
-            experiment.batch_size,
-            experiment.images_per_identity,
-            experiment.steps_per_epoch,
-            experiment.seed,
-            0,
-        )
-    )
+    """Of the whole run; batches of people and images of each are not as many in every epoch."""
+    sizes = (experiment.batch_size, experiment.images_per_identity, experiment.steps_per_epoch, experiment.seed)
+    epochs = range(experiment.warmup_epochs + experiment.epochs)
+    return sum(len(epoch_batches(dataset.train_labels, *sizes, number)) for number in epochs)

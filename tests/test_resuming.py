@@ -206,9 +206,9 @@ def test_every_nth_epoch_is_kept_and_changes_no_number(whole, dataset, cache, tm
 
 def test_housekeeping_makes_no_other_run(dataset, cache, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "abdnet-seed0"
-    fit(tiny(epochs=1), dataset, folder, cache=cache, resamples=200)
+    fit(tiny("baseline", epochs=1), dataset, folder, cache=cache, resamples=200)
     monkeypatch.setattr(training, "train_epoch", None)  # calling it would raise
-    fit(tiny(epochs=1, keep_every=5), dataset, folder, cache=cache, resamples=200)
+    fit(tiny("baseline", epochs=1, keep_every=5), dataset, folder, cache=cache, resamples=200)
     assert "superseded" not in capsys.readouterr().out
     assert json.loads((folder / "experiment.json").read_text())["experiment"]["keep_every"] == 5
 
@@ -293,13 +293,14 @@ def test_looks_at_validation_are_in_the_curves_and_the_best_weights_stay(dataset
     best = run.curves.loc[run.curves["validation_map"].idxmax()]
     facts = {"epoch": int(best["epoch"]), "rank1": best["validation_rank1"], "map": best["validation_map"]}
     assert run.metrics["best_on_validation"] == facts and run.metrics["reported_epoch"] == 4
-    kept = torch.load(run.folder / "best.pt", weights_only=True)
+    assert [path.name for path in run.folder.glob("best-*.pt")] == [f"best-{facts['epoch']:04d}.pt"]
+    kept = torch.load(run.folder / f"best-{facts['epoch']:04d}.pt", weights_only=True)
     reported = fit(
         tiny("baseline", report_epoch="best_on_validation", **settings), dataset, tmp_path / "best", cache=cache, resamples=200
     )
     scored = torch.load(reported.folder / "model.pt", weights_only=True)
     assert all(torch.equal(kept[name], scored[name]) for name in kept)
-    assert reported.metrics["reported_epoch"] == facts["epoch"] and not (reported.folder / "best.pt").exists()
+    assert reported.metrics["reported_epoch"] == facts["epoch"] and not list(reported.folder.glob("best-*"))
 
 
 # ---------------------------------------------------------------------------------------------------- memory

@@ -158,7 +158,7 @@ def test_the_terms_of_the_loss_by_method_and_epoch():
         },
     }
     for method, by_epoch in names.items():
-        experiment = tiny(method, of_start_epoch=5)
+        experiment = tiny(method, of_start_epoch=5, epochs=6)
         model = model_from_experiment(experiment, 5)
         for epoch, expected in by_epoch.items():
             assert list(loss_terms(experiment, model, output, target, epoch)) == ["cross_entropy", *expected], (method, epoch)
@@ -630,12 +630,13 @@ from reidlib.config import Experiment
 from reidlib.datasets import load_dataset
 torch.set_num_threads(1)
 torch.cuda.is_available = lambda: False
-real = training.write_atomically
-def write(path, content):
-    if path.name == "curves.csv" and content.count("\\n") == 3:
+real, saved = training.save_checkpoint, []
+def save(*arguments):
+    real(*arguments)
+    saved.append(None)
+    if len(saved) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(path, content)
-training.write_atomically = write
+training.save_checkpoint = save
 experiment = Experiment(**json.loads({json.dumps(run.experiment.as_dict())!r}))
 training.fit(experiment, load_dataset("folder", {str(root)!r}), Path({str(folder)!r}), cache=Path({str(cache)!r}), resamples=200)
 """
@@ -750,19 +751,21 @@ def test_the_first_best_epoch_is_scored_where_asked_for(best_run, dataset, cache
     images = load_images(dataset.query.paths, 96, 48, cache=cache)
     np.testing.assert_array_equal(embed(best.model(), images, flip=True, precision="float32"), best.embeddings["query"])
     assert best.metrics["map"] == best.curves["test_map"][1] != best.curves["test_map"][2]
-    assert sorted(path.name for path in best.folder.iterdir()) == FILES, "best.pt is removed"
+    assert sorted(path.name for path in best.folder.iterdir()) == FILES, "best-0002.pt is removed"
 
 
-@pytest.mark.parametrize(("number", "file"), [(0, "checkpoint.pt"), (1, "best.pt"), (1, "checkpoint.pt"), (2, "metrics.json")])
+@pytest.mark.parametrize(
+    ("number", "file"), [(0, "checkpoint.pt"), (1, "best-0002.pt"), (1, "checkpoint.pt"), (2, "metrics.json")]
+)
 def test_the_best_epoch_survives_an_interruption(best_run, dataset, cache, tmp_path, monkeypatch, number, file):
-    """Stopped before `file` is written in that epoch: between best.pt and checkpoint.pt, among others, and at the very end."""
+    """Stopped before `file` is written in that epoch: between best weights and checkpoint, among others, and at the very end."""
     best, _ = best_run
     seen, written = with_known_scores(monkeypatch), []
 
     def stopping(real):
         def write(path, *content):
             written.append(path.name)
-            if path.name == file and len(written_of(path.name)) == 1 + (number if file == "checkpoint.pt" else file == "best.pt"):
+            if path.name == file and len(written_of(path.name)) == 1 + (number if file == "checkpoint.pt" else 0):
                 raise KeyboardInterrupt
             return real(path, *content)
 
@@ -780,9 +783,9 @@ def test_the_best_epoch_survives_an_interruption(best_run, dataset, cache, tmp_p
             fit(best.experiment, dataset, folder, cache=cache, resamples=200)
     assert max(seen) == number and not (folder / "metrics.json").exists()
     if (number, file) == (1, "checkpoint.pt"):
-        ahead = torch.load(folder / "best.pt", weights_only=True)
+        ahead = torch.load(folder / "best-0002.pt", weights_only=True)
         assert_same_weights(ahead, seen[1][0])
-        assert len(torch.load(folder / "checkpoint.pt", weights_only=True)["rows"]) == 1, "best.pt is an epoch ahead"
+        assert len(torch.load(folder / "checkpoint.pt", weights_only=True)["rows"]) == 1, "the best weights are an epoch ahead"
     torch.manual_seed(54321)
     again = fit(best.experiment, dataset, folder, cache=cache, resamples=200)
     assert again.metrics["reported_epoch"] == 2
@@ -791,7 +794,7 @@ def test_the_best_epoch_survives_an_interruption(best_run, dataset, cache, tmp_p
 
 
 def test_a_process_killed_between_best_and_checkpoint_goes_on(best_run, root, dataset, cache, tmp_path, monkeypatch):
-    """SIGKILL in a process of its own, once best.pt of the second epoch lies there; this one goes on."""
+    """SIGKILL in a process of its own, once the best weights, the second epoch's, lie there; this one goes on."""
     best, _ = best_run
     folder = tmp_path / "best-seed0"
     script = f"""
@@ -809,7 +812,7 @@ with_known_scores(pytest.MonkeyPatch())
 real, saved = training.save, []
 def save(path, state):
     saved.append(path.name)
-    if saved == ["best.pt", "checkpoint.pt", "best.pt", "checkpoint.pt"]:
+    if saved == ["best-0001.pt", "checkpoint.pt", "best-0002.pt", "checkpoint.pt"]:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(path, state)
 training.save = run_files.save = save
@@ -818,7 +821,8 @@ training.fit(experiment, load_dataset("folder", {str(root)!r}), Path({str(folder
 """
     process = subprocess.run([sys.executable, "-c", script], cwd=Path(run_all.__file__).parent, capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr
-    assert sorted(path.name for path in folder.iterdir()) == ["best.pt", "checkpoint.pt", "curves.csv", "experiment.json"]
+    left = ["best-0001.pt", "best-0002.pt", "checkpoint.pt", "curves.csv", "experiment.json"]
+    assert sorted(path.name for path in folder.iterdir()) == left
     with_known_scores(monkeypatch)
     fit(best.experiment, dataset, folder, cache=cache, resamples=200)
     assert_same_run(folder, best.folder)
@@ -875,7 +879,7 @@ def test_other_weights_under_the_same_path_are_another_run(dataset, cache, tmp_p
     assert "other pretrained weights" in capsys.readouterr().out
     assert folder.with_name("baseline-seed0.superseded").is_dir()
     assert read_json(folder / "experiment.json")["pretrained"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    for left in ("checkpoint.pt", "best.pt", "model.pt.1.tmp"):  # a process killed just after metrics.json
+    for left in ("checkpoint.pt", "best-0001.pt", "model.pt.1.tmp"):  # a process killed just after metrics.json
         (folder / left).touch()
     fit(tiny(pretrained=str(path), epochs=1), dataset, folder, cache=cache, resamples=200)
     assert sorted(item.name for item in folder.iterdir()) == FILES
