@@ -234,6 +234,14 @@ def test_other_pixels_under_the_same_names_are_decoded_anew(tmp_path):
         np.testing.assert_array_equal(arrays[-1][0], np.asarray(Image.open(folder / "0001_c1.bmp")))
 
 
+def test_another_decoder_decodes_anew(paths, tmp_path, monkeypatch):
+    """The pixels of one version of Pillow are not passed off as those of another."""
+    load_images(paths, 8, 4, cache=tmp_path)
+    monkeypatch.setattr(batches, "DECODER", "another")
+    load_images(paths, 8, 4, cache=tmp_path)
+    assert len(list(tmp_path.glob("*-8x4.npy"))) == 2
+
+
 def test_several_sizes_take_one_reading_of_each_image(paths, tmp_path, monkeypatch):
     opened, real = [], Image.open
     monkeypatch.setattr(batches.Image, "open", lambda path: opened.append(path) or real(path))

@@ -313,6 +313,13 @@ def test_what_an_impossible_combination_lacks_makes_it_possible():
     assert Experiment(family="pfsa", parts=6, log_weighted_loss=True).log_weighted_loss
 
 
+def test_a_penalty_that_would_never_come_is_refused():
+    with pytest.raises(ConfigError, match=r"of_start_epoch = 23 is never reached with epochs = 20 .*Lower of_start_epoch"):
+        experiment_for("abdnet", epochs=20)
+    assert experiment_for("abdnet", epochs=24).of_start_epoch == 23
+    assert experiment_for("baseline", epochs=20).of_weight == 0, "which has none"
+
+
 def test_orthogonal_features_are_refused_for_networks_that_have_none():
     """Found out at the start, not when the penalty starts after hours of training."""
     with pytest.raises(ConfigError, match="of_weight"):

@@ -1,14 +1,21 @@
 """Two processes on one batch beside one process on the whole of it (gloo on the CPU), and what happens when one of them fails."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import make_noise_images, one_thread_on_the_cpu
 
+import run_all
 from reidlib.augmentation import TrainingImages, draw_augmentation, enlarged_size
 from reidlib.batches import load_sizes
 from reidlib.config import ConfigError, Experiment, experiment_for
@@ -17,8 +24,6 @@ from reidlib.epochs import DivergedError, gradients_of
 from reidlib.errors import ReidError
 from reidlib.models import model_from_experiment
 from reidlib.parallel import ALONE, Share, run_in_processes
-from reidlib.results import read_json
-from reidlib.run_files import read_checkpoint
 from reidlib.training import fit
 
 CPU = torch.device("cpu")
@@ -150,20 +155,53 @@ def test_gathered_rows_are_the_whole_batch_and_each_share_has_its_gradient(tmp_p
 # ---------------------------------------------------------------------------------------------------- whole runs
 
 
-def test_a_run_in_two_processes_is_reproducible_and_goes_on(root, cache, tmp_path):
-    dataset, experiment = load_dataset("folder", root), experiment_of(processes=2)
+def test_a_run_in_two_processes_goes_on_and_its_processes_end_with_it(root, cache, tmp_path):
+    """The process that started them is killed after the first epoch: theirs end, too, and the run goes on to the same bits."""
+    dataset, experiment = load_dataset("folder", root), experiment_of(processes=2, steps_per_epoch=4)
     whole = fit(experiment, dataset, tmp_path / "whole", cache=cache, resamples=200)
     assert list(whole.curves["epoch"]) == [1, 2]
-    assert whole.metrics["images_seen"] == 2 * 2 * 8
+    assert whole.metrics["images_seen"] == 2 * 4 * 8
     folder = tmp_path / "again"
-    record = {key: read_json(tmp_path / "whole" / "experiment.json")[key] for key in ("experiment", "data", "code")}
-    first_epoch = experiment_of(processes=2, epochs=1)
-    fit_until = fit(first_epoch, dataset, tmp_path / "short", cache=cache, resamples=200)
-    assert fit_until.curves["loss"][0] == whole.curves["loss"][0], "constant rate: the first epoch is the same"
+    script = tmp_path / "script.py"  # spawned processes import it
+    script.write_text(f"""
+import json, signal, torch
+from pathlib import Path
+from reidlib.config import Experiment
+from reidlib.datasets import load_dataset
+from reidlib.training import fit
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell's background jobs start
+    torch.set_num_threads(1)
+    torch.cuda.is_available = lambda: False
+    experiment = Experiment(**json.loads({json.dumps(experiment.as_dict())!r}))
+    fit(experiment, load_dataset("folder", {str(root)!r}), Path({str(folder)!r}), cache=Path({str(cache)!r}), resamples=200)
+""")
+    environment = {**os.environ, "PYTHONPATH": str(Path(run_all.__file__).parent)}
+    process = subprocess.Popen([sys.executable, script], env=environment)
+    while not (folder / "checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert len(workers) >= 2
+    assert psutil.wait_procs(workers, timeout=30)[1] == [], "nobody trains on behind the back of whoever killed it"
+    assert not (folder / "metrics.json").exists()
     again = fit(experiment, dataset, folder, cache=cache, resamples=200)
     weights = [torch.load(run.folder / "model.pt", weights_only=True) for run in (whole, again)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert read_checkpoint(folder, record, CPU) is None, "removed at the end"
+    assert again.curves["loss"].equals(whole.curves["loss"]) and again.metrics["map"] == whole.metrics["map"]
+
+
+def _nothing(share, device): ...
+
+
+def test_the_place_for_temporary_files_may_have_any_name(tmp_path, monkeypatch):
+    place = tmp_path / "50 % of it"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    run_in_processes(2, CPU, _nothing)
+    assert list(place.iterdir()) == []
 
 
 def _die(share, device):

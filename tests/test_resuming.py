@@ -1,5 +1,6 @@
 """Runs that are killed, go on, are refused, keep weights, look at held-out people or do not fit the memory."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -135,6 +136,44 @@ training.fit(experiment, load_dataset("folder", {str(root)!r}), Path({str(folder
         )
 
 
+class Ended(BaseException):
+    """In place of SIGKILL, where a test cannot wait for so many processes."""
+
+
+def test_a_run_may_end_after_any_of_its_files(dataset, cache, tmp_path, monkeypatch):
+    """Once after each file that gets its name; with every kind of file that a run writes. All go on to the same files."""
+    settings = {"epochs": 1, "steps_per_epoch": 1, "keep_every": 1, "validation_identities": 2, "validate_every": 1}
+    experiment = tiny("baseline", warmup_epochs=1, report_epoch="best_on_validation", **settings)
+    whole = fit(experiment, dataset, tmp_path / "whole", cache=cache, resamples=200)
+    files = {path.name for path in whole.folder.iterdir()}
+    real, named = Path.replace, []
+
+    def replace(self, target):
+        result = real(self, target)
+        if Path(target).parent.name.startswith("ended"):
+            named.append(Path(target).name)
+            if len(named) == until:
+                raise Ended
+        return result
+
+    ends = []
+    for until in range(1, 100):
+        named.clear()
+        folder = tmp_path / f"ended-{until}"
+        with monkeypatch.context() as patch, contextlib.suppress(Ended):
+            patch.setattr(Path, "replace", replace)
+            fit(experiment, dataset, folder, cache=cache, resamples=200)
+            break
+        ends.append(named[-1])
+        again = fit(experiment, dataset, folder, cache=cache, resamples=200)
+        assert_same_numbers(again, whole)
+        assert again.metrics["reported_epoch"] == whole.metrics["reported_epoch"]
+        assert {path.name for path in folder.iterdir()} == files, f"after {named[-1]}"
+    assert ends.count("checkpoint.pt") == ends.count("curves.csv") == 2 and ends[-1] == "metrics.json"
+    assert {"experiment.json", "epoch-0001.pt", "model.pt", "embeddings.npz"} < set(ends)
+    assert any(name.startswith("best-") for name in ends)
+
+
 # ---------------------------------------------------------------------------------------------------- refusals
 
 
@@ -165,6 +204,60 @@ def test_other_circumstances_are_refused_with_the_difference(stopped, dataset, c
     fit(tiny(), dataset, stopped, cache=cache, resamples=200)
 
 
+def test_a_run_goes_on_with_the_threads_it_began_with(whole, stopped, dataset, cache, capsys):
+    torch.set_num_threads(2)
+    again = fit(tiny(), dataset, stopped, cache=cache, resamples=200)
+    assert "goes on with 1 threads, as it began, in place of 2" in capsys.readouterr().out
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert_same_numbers(again, whole)
+
+
+def test_another_precision_is_refused(stopped, dataset, cache, monkeypatch):
+    """As on another processor, with precision = "auto"."""
+    under = run_files.circumstances
+    monkeypatch.setattr(training, "circumstances", lambda *of: {**under(*of), "precision": "bfloat16"})
+    with pytest.raises(CheckpointError, match="precision float32 → bfloat16"):
+        fit(tiny(), dataset, stopped, cache=cache, resamples=200)
+
+
+def test_two_processes_do_not_make_one_run(whole, dataset, cache):
+    script = f"""
+import sys
+from pathlib import Path
+from reidlib.run_files import only_one
+with only_one(Path({str(whole.folder)!r})):
+    print("here", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", script]
+    place = Path(run_all.__file__).parent
+    with subprocess.Popen(command, cwd=place, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline().strip() == b"here"
+        with pytest.raises(ReidError, match="abdnet-seed0 is being made by another process"):
+            fit(whole.experiment, dataset, whole.folder, cache=cache)
+        other.kill()
+    assert fit(whole.experiment, dataset, whole.folder, cache=cache).metrics == whole.metrics, "the lock went with the process"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"validation_identities": 50}, "validation_identities = 50"),
+        ({"classes": 2}, "classes"),
+        ({"tensorboard": True, "epochs": 2}, "pip install tensorboard"),
+        ({"processes": 2, "sync_batch_norm": True}, "needs GPUs"),
+    ],
+)
+def test_what_cannot_be_sets_no_finished_run_aside(whole, dataset, cache, monkeypatch, settings, words):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    before = sorted(path.name for path in whole.folder.parent.iterdir()), sorted(path.name for path in whole.folder.iterdir())
+    with pytest.raises(ReidError, match=words):
+        fit(tiny(**settings), dataset, whole.folder, cache=cache)
+    after = sorted(path.name for path in whole.folder.parent.iterdir()), sorted(path.name for path in whole.folder.iterdir())
+    assert before == after
+
+
 def test_a_checkpoint_of_another_run_is_refused(stopped, dataset, cache):
     saved = torch.load(stopped / "checkpoint.pt", weights_only=True)
     assert saved["record"]["data"] == dataset.fingerprint and saved["record"]["experiment"] == tiny().as_dict()
@@ -189,6 +282,20 @@ def test_a_disk_without_room_is_said_before_training(dataset, cache, tmp_path, m
         fit(tiny(keep_every=1), dataset, tmp_path / "run", cache=cache)
     assert "3 of single epochs" in str(error.value)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["experiment.json"]
+
+
+def test_the_room_that_a_run_has_taken_is_no_room_it_needs(stopped, dataset, cache, monkeypatch):
+    """The disk has room for the run, which has written one checkpoint; what is left suffices to go on."""
+    taken = (stopped / "checkpoint.pt").stat().st_size
+    for free, enough in ((1.4 * taken, True), (1.2 * taken, False)):  # another checkpoint, a third of its size for the weights
+        with monkeypatch.context() as patch:
+            patch.setattr(run_files.shutil, "disk_usage", lambda _, free=free: types.SimpleNamespace(free=free))
+            model = training.model_from_experiment(tiny(), 6)
+            if enough:
+                run_files.announced_disk_use(tiny(), model, stopped, 1)
+            else:
+                with pytest.raises(ReidError, match="Make room"):
+                    run_files.announced_disk_use(tiny(), model, stopped, 1)
 
 
 # ---------------------------------------------------------------------------------------------------- what is kept
@@ -303,6 +410,19 @@ def test_looks_at_validation_are_in_the_curves_and_the_best_weights_stay(dataset
     assert reported.metrics["reported_epoch"] == facts["epoch"] and not list(reported.folder.glob("best-*"))
 
 
+def test_the_best_weights_are_those_of_the_epoch_that_is_reported(dataset, cache, tmp_path, monkeypatch):
+    """Weights of an epoch whose checkpoint was never written lie there, and that epoch, done again, is not the best one."""
+    settings = {"validation_identities": 2, "validate_every": 1, "epochs": 2, "report_epoch": "best_on_validation"}
+    scores = iter([0.5, 0.4])
+    monkeypatch.setattr(training, "rank", lambda *_: types.SimpleNamespace(cmc=[0.5], mean_ap=next(scores)))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    torch.save({"of": "a lost attempt"}, folder / "best-0002.pt")
+    run = fit(tiny("baseline", **settings), dataset, folder, cache=cache, resamples=200)
+    assert run.metrics["reported_epoch"] == 1
+    assert not list(folder.glob("best-*"))
+
+
 # ---------------------------------------------------------------------------------------------------- memory
 
 
@@ -326,6 +446,25 @@ def test_out_of_memory_names_the_batch_that_fits(dataset, cache, tmp_path, monke
     assert ("(4 did not)" in str(said.value)) == (fits == 2) and f"--set batch_size={fits}" in str(said.value)
     monkeypatch.setattr(epochs, "gradients_of", real)
     fit(tiny("baseline", batch_size=fits, epochs=1), dataset, tmp_path / "run", cache=cache, resamples=200)
+
+
+def test_what_fits_in_the_warm_up_fits_after_it(dataset, cache, tmp_path, monkeypatch):
+    """Memory runs out while the trunk is frozen; what is tried then has the trunk's gradients and moments, too."""
+    real, tried = epochs.gradients_of, []
+
+    def gradients(experiment, model, network, batch, *rest, **keywords):
+        trunk = model.trunk_parameters()
+        if len(batch) == 8:
+            assert not any(parameter.requires_grad for parameter in trunk)
+            raise RuntimeError("CUDA error: out of memory")
+        values = real(experiment, model, network, batch, *rest, **keywords)
+        tried.append(all(parameter.grad is not None for parameter in trunk))
+        return values
+
+    monkeypatch.setattr(epochs, "gradients_of", gradients)
+    with pytest.raises(OutOfMemoryError, match="batch_size = 4 fits"):
+        fit(tiny("baseline", warmup_epochs=1), dataset, tmp_path / "run", cache=cache)
+    assert tried == [True]
 
 
 def test_nothing_fits(dataset, cache, tmp_path, monkeypatch):

@@ -101,6 +101,8 @@ def test_optimizer_groups():
     model = model_from_experiment(pfsa, 5)
     optimizer = make_optimizer(pfsa, model)
     assert isinstance(optimizer, torch.optim.SGD)
+    without = make_optimizer(experiment_for("pfsa", pretrained=False, backbone="resnet18", momentum=0), model)
+    assert [group["nesterov"] for group in without.param_groups] == [False, False], "which PyTorch refuses without momentum"
     trunk, new = optimizer.param_groups
     assert (trunk["rate"], new["rate"]) == (0.1, 1.0)
     for group in (trunk, new):
