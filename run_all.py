@@ -29,6 +29,7 @@ from reidlib.errors import ReidError
 from reidlib.pipeline import Step, execute, select
 from reidlib.report import build_report, outside_references
 from reidlib.results import Study, open_study
+from reidlib.run_files import only_one
 from reidlib.runs import provenance, set_aside, study_dataset, synthetic_options
 from reidlib.switches import SIDES, SWITCHES
 from reidlib.tables import TITLES
@@ -310,7 +311,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.force and not options.dry_run:
             for folder in (Path(name) for step in chosen for name in step.produces):
                 if folder.parts[0] == study.runs.name:  # a finished run would be shown rather than repeated
-                    set_aside(study.root.joinpath(*folder.parts[:2]))
+                    run = study.root.joinpath(*folder.parts[:2])
+                    with only_one(run):
+                        set_aside(run)
         status = execute(chosen, study, force=options.force, dry_run=options.dry_run, workers=options.workers)
     except ReidError as error:
         print(f"run_all.py: {error}", file=sys.stderr)

@@ -112,7 +112,14 @@ def run_in_processes(count: int, device: torch.device, work: Callable[..., None]
         threads = max(1, torch.get_num_threads() // count)
         try:
             settings = (count, device.type, threads, place, os.getpid(), work, arguments)
-            torch.multiprocessing.spawn(_process, settings, nprocs=count)
+            context = torch.multiprocessing.spawn(_process, settings, nprocs=count, join=False)
+            try:
+                while not context.join():
+                    pass
+            finally:  # an interrupt, too, ends those that are still there
+                for process in context.processes:
+                    process.kill()
+                    process.join()
         except torch.multiprocessing.ProcessExitedException as error:
             number = -error.exit_code
             how = f"killed by {signal.Signals(number).name}" if number > 0 else f"ended with exit status {error.exit_code}"
@@ -139,9 +146,11 @@ def _process(
     device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(device)
+    store = torch.distributed.FileStore(str(Path(place) / "rendezvous"), count)  # a URL would not do for every folder's name
+    store.set_timeout(PATIENCE)
     torch.distributed.init_process_group(
         "nccl" if kind == "cuda" else "gloo",
-        store=torch.distributed.FileStore(str(Path(place) / "rendezvous"), count),
+        store=store,
         rank=rank,
         world_size=count,
         timeout=PATIENCE,
@@ -161,5 +170,5 @@ def _process(
 def _end_with(parent: int) -> None:
     """Ends this process, wherever it is waiting, once the one that started it is gone, however that ended."""
     while psutil.pid_exists(parent) and os.getppid() == parent:
-        time.sleep(1)
+        time.sleep(0.1)
     os._exit(1)

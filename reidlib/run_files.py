@@ -5,6 +5,7 @@ Every file is written under a temporary name and renamed, so that a process may 
 
 import contextlib
 import csv
+import errno
 import io
 import os
 import shutil
@@ -16,6 +17,7 @@ import filelock
 import numpy as np
 import torch
 
+from reidlib.batches import DECODER
 from reidlib.config import HOUSEKEEPING, Experiment
 from reidlib.embedding import autocast
 from reidlib.errors import ReidError
@@ -34,15 +36,23 @@ def only_one(folder: Path) -> Iterator[None]:
     """No other process makes this run meanwhile. The lock goes with the process that holds it, however that ends.
 
     Raises:
-        ReidError: another process makes it.
+        ReidError: another process makes it, or its lock file cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise ReidError(f"{folder} is being made by another process. Wait for it or end it, then run this again.") from None
-    except NotImplementedError:  # some network file systems
+        raise ReidError(
+            f"{folder} is being made by another process. Wait for it or end it, then run this again. (If there is none, "
+            f"as may be after a crash on a network file system, delete {path}.)"
+        ) from None
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise ReidError(
+                f"{path} cannot be written ({error.strerror}). Allow that, or name another folder with --results."
+            ) from error
         print(f"{folder.parent} lies on a file system without locks: see to it that no other process makes this run.")
     try:
         yield
@@ -67,6 +77,8 @@ def claim(folder: Path, record: dict[str, Any]) -> None:
             print(f"{folder.name} was made differently ({', '.join(changed)}): kept as {aside.name}, this run starts anew.")
         elif there == record:
             return
+    elif (folder / RUN_METRICS).is_file():
+        print(f"{folder.name} does not say how it was made: kept as {set_aside(folder).name}, this run starts anew.")
     write_json(note, record)
 
 
@@ -95,6 +107,7 @@ def circumstances(experiment: Experiment, device: torch.device) -> dict[str, Any
     return {
         "torch": str(torch.__version__),
         "numpy": np.__version__,
+        "decoder": DECODER,
         "device": device.type,
         "processor": torch.cuda.get_device_name(device) if gpu else torch.backends.cpu.get_cpu_capability(),
         "precision": precision,
@@ -107,14 +120,18 @@ def threads_as_begun(folder: Path) -> Iterator[None]:
     """As many threads as the checkpoint there was written with, if there is one: sums are split among them, and round so."""
     before = torch.get_num_threads()
     try:
-        saved = _checkpoint(folder)
-        begun = saved["circumstances"].get("threads", before) if saved else before
+        begun = _threads(folder) or before
         if begun != before:
             print(f"{folder.name}: goes on with {begun} threads, as it began, in place of {before}.")
             torch.set_num_threads(begun)
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _threads(folder: Path) -> int | None:
+    saved = _checkpoint(folder)
+    return saved["circumstances"].get("threads") if saved else None
 
 
 def save_checkpoint(
@@ -189,12 +206,11 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_checkpoints(folder: Path, experiment: Experiment) -> None:
+def remove_checkpoints(folder: Path, experiment: Experiment, best_on_validation: Mapping[str, Any] | None) -> None:
     """What a finished run needs no more. The best weights by validation stay, unless they are the ones that were scored."""
     remove_unfinished(folder)
     (folder / CHECKPOINT).unlink(missing_ok=True)
-    if experiment.report_epoch != "last" or not experiment.validation_identities:
-        keep_best(folder, None)
+    keep_best(folder, best_on_validation["epoch"] if best_on_validation and experiment.report_epoch == "last" else None)
 
 
 def best_weights(epoch: int) -> str:

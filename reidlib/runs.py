@@ -10,6 +10,8 @@ runs/<method>-seed<k>/  experiment.json   every setting, the data's fingerprint
                         embeddings.npz    of query and gallery
                         queries.csv       average precision and rank of the first match of every query
                         metrics.json      written last: what has it is finished
+                        tensorboard/      the curves, where they are asked for
+runs/.<run>.lock                          held by the process that makes the run
 A run that scores released weights has no curves; its experiment.json names the file.
 """
 
@@ -27,7 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from reidlib.config import METHODS, PROFILES, Experiment, choose
+from reidlib.config import METHODS, PROFILES, ConfigError, Experiment, choose
 from reidlib.datasets import ReidDataset, load_dataset
 from reidlib.errors import ReidError
 from reidlib.models import model_from_experiment
@@ -116,7 +118,7 @@ def finished_run(study: Study, method: str, seed: int) -> Run | None:
 def _read_run(folder: Path) -> Run:
     try:
         experiment = Experiment(**read_json(folder / "experiment.json")["experiment"])
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ConfigError) as error:
         raise StaleRunError(
             f"{folder} was made by another version of the study ({error}). Move it away, or train it again with --force."
         ) from None

@@ -72,25 +72,32 @@ def fit(experiment: Experiment, dataset: ReidDataset, folder: Path, *, cache: Pa
     Raises:
         DivergedError: a loss term is NaN or infinite; it names the term and the batch's images.
         OutOfMemoryError: a batch does not fit; it names the batch size that does.
-        CheckpointError: the checkpoint to go on from is damaged, or was written under another version of PyTorch or on another
-            kind of device.
+        CheckpointError: the checkpoint to go on from is damaged, or was written under other circumstances: versions of PyTorch,
+            numpy and Pillow, device, processor, precision. (The number of threads is taken over from it.)
         ReidError: another process makes this run, or this machine lacks what the settings need; nothing is changed then.
     """
     record = {"experiment": experiment.as_dict(), "data": dataset.fingerprint, "code": code_digest(__name__)}
     if isinstance(experiment.pretrained, str):  # other weights may come to lie under the same path
         record["pretrained"] = file_digest(Path(experiment.pretrained))
+    if is_finished(folder, record):
+        return _finished(experiment, folder, record)
+    device = best_device()
+    trained_on, _ = split_validation(dataset, experiment.validation_identities, experiment.seed)
     with only_one(folder):
-        if is_finished(folder, record):
-            claim(folder, record)
-            remove_checkpoints(folder, experiment)  # left where the process ended just before
-            return Run(folder, experiment, read_json(folder / "metrics.json"))
-        device = best_device()
-        trained_on, _ = split_validation(dataset, experiment.validation_identities, experiment.seed)
+        if is_finished(folder, record):  # by the process that held the lock until now
+            return _finished(experiment, folder, record)
         _require_what_it_takes(experiment, trained_on, device)
         claim(folder, record)
         remove_unfinished(folder)
         with threads_as_begun(folder):
             return _fit(experiment, dataset, trained_on, folder, record, device, cache=cache, resamples=resamples)
+
+
+def _finished(experiment: Experiment, folder: Path, record: dict[str, Any]) -> Run:
+    claim(folder, record)
+    metrics = read_json(folder / "metrics.json")
+    remove_checkpoints(folder, experiment, metrics.get("best_on_validation"))  # left where the process ended just before
+    return Run(folder, experiment, metrics)
 
 
 def _fit(
@@ -130,7 +137,7 @@ def _fit(
         facts["reported_epoch"] = facts[experiment.report_epoch]["epoch"]
         model.load_state_dict(read_torch_file(folder / best_weights(facts["reported_epoch"])))
     run = _evaluate(experiment, dataset, model, folder, facts, started, cache=cache, resamples=resamples, device=device)
-    remove_checkpoints(folder, experiment)
+    remove_checkpoints(folder, experiment, facts["best_on_validation"])
     return run
 
 
@@ -271,6 +278,7 @@ def _train(
     if saved:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
+        saved = None  # three times the weights' memory
     network = torch.compile(model) if experiment.compile else model
     total, first = experiment.warmup_epochs + experiment.epochs, share.rank == 0
     room = announced_disk_use(experiment, model, folder, len(rows))
@@ -322,6 +330,7 @@ def _prepare(experiment: Experiment, device: torch.device) -> None:
 def _require_what_it_takes(experiment: Experiment, dataset: ReidDataset, device: torch.device) -> None:
     """Found out before anything is decoded, or an older run set aside."""
     model_from_experiment(experiment, dataset.num_train_identities)  # too few classes, weights that do not fit
+    _steps(experiment, dataset)  # too few images for a batch
     if experiment.processes > 1:
         require_devices(experiment.processes, device)
     if experiment.tensorboard:

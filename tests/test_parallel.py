@@ -178,8 +178,9 @@ if __name__ == "__main__":
 """)
     environment = {**os.environ, "PYTHONPATH": str(Path(run_all.__file__).parent)}
     process = subprocess.Popen([sys.executable, script], env=environment)
+    started = time.monotonic()
     while not (folder / "checkpoint.pt").exists():
-        assert process.poll() is None
+        assert process.poll() is None and time.monotonic() - started < 300
         time.sleep(0.01)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
@@ -191,6 +192,34 @@ if __name__ == "__main__":
     weights = [torch.load(run.folder / "model.pt", weights_only=True) for run in (whole, again)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert again.curves["loss"].equals(whole.curves["loss"]) and again.metrics["map"] == whole.metrics["map"]
+
+
+def _sleep_alone(share, device):
+    time.sleep(300)  # not in PyTorch, whose connections would notice
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    """However that ends, and though nothing of PyTorch fails in them and no signal reaches them."""
+    script = tmp_path / "script.py"
+    script.write_text("""
+import signal, sys, torch
+from reidlib.parallel import run_in_processes
+from test_parallel import CPU, _sleep_alone
+if __name__ == "__main__":
+    run_in_processes(2, CPU, _sleep_alone)
+""")
+    places = [str(Path(run_all.__file__).parent), str(Path(__file__).parent)]
+    for how in (signal.SIGKILL, signal.SIGINT):
+        process = subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": os.pathsep.join(places)}, stderr=-3)
+        workers, started = [], time.monotonic()
+        while len(workers) < 2 or any(worker.num_threads() < 2 for worker in workers):
+            assert time.monotonic() - started < 120
+            time.sleep(0.1)
+            children = psutil.Process(process.pid).children(recursive=True)
+            workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        process.send_signal(how)
+        process.wait(60)
+        assert psutil.wait_procs(workers, timeout=30)[1] == [], how
 
 
 def _nothing(share, device): ...

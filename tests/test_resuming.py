@@ -221,12 +221,12 @@ def test_another_precision_is_refused(stopped, dataset, cache, monkeypatch):
         fit(tiny(), dataset, stopped, cache=cache, resamples=200)
 
 
-def test_two_processes_do_not_make_one_run(whole, dataset, cache):
+def test_two_processes_do_not_make_one_run(stopped, dataset, cache):
     script = f"""
 import sys
 from pathlib import Path
 from reidlib.run_files import only_one
-with only_one(Path({str(whole.folder)!r})):
+with only_one(Path({str(stopped)!r})):
     print("here", flush=True)
     sys.stdin.read()
 """
@@ -235,9 +235,11 @@ with only_one(Path({str(whole.folder)!r})):
     with subprocess.Popen(command, cwd=place, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline().strip() == b"here"
         with pytest.raises(ReidError, match="abdnet-seed0 is being made by another process"):
-            fit(whole.experiment, dataset, whole.folder, cache=cache)
+            fit(tiny(), dataset, stopped, cache=cache)
         other.kill()
-    assert fit(whole.experiment, dataset, whole.folder, cache=cache).metrics == whole.metrics, "the lock went with the process"
+    finished = fit(tiny(), dataset, stopped, cache=cache, resamples=200)  # the lock went with the process
+    with run_files.only_one(stopped):
+        assert fit(tiny(), dataset, stopped, cache=cache).metrics == finished.metrics, "what is finished is only shown"
 
 
 @pytest.mark.parametrize(
@@ -245,6 +247,7 @@ with only_one(Path({str(whole.folder)!r})):
     [
         ({"validation_identities": 50}, "validation_identities = 50"),
         ({"classes": 2}, "classes"),
+        ({"batch_size": 64, "steps_per_epoch": 0}, "batch"),
         ({"tensorboard": True, "epochs": 2}, "pip install tensorboard"),
         ({"processes": 2, "sync_batch_norm": True}, "needs GPUs"),
     ],
@@ -408,6 +411,23 @@ def test_looks_at_validation_are_in_the_curves_and_the_best_weights_stay(dataset
     scored = torch.load(reported.folder / "model.pt", weights_only=True)
     assert all(torch.equal(kept[name], scored[name]) for name in kept)
     assert reported.metrics["reported_epoch"] == facts["epoch"] and not list(reported.folder.glob("best-*"))
+
+
+def test_only_the_best_weights_stay_though_the_run_ended_before_it_removed_others(dataset, cache, tmp_path, monkeypatch):
+    scores = iter([0.4, 0.5])
+    monkeypatch.setattr(training, "rank", lambda *_: types.SimpleNamespace(cmc=[0.5], mean_ap=next(scores)))
+    experiment = tiny("baseline", validation_identities=2, validate_every=1, epochs=2)
+
+    def ended(folder, epoch):
+        if epoch == 2:
+            raise Ended
+
+    with monkeypatch.context() as patch, pytest.raises(Ended):
+        patch.setattr(training, "keep_best", ended)
+        fit(experiment, dataset, tmp_path / "run", cache=cache, resamples=200)
+    assert len(list((tmp_path / "run").glob("best-*"))) == 2
+    run = fit(experiment, dataset, tmp_path / "run", cache=cache, resamples=200)
+    assert [path.name for path in run.folder.glob("best-*")] == ["best-0002.pt"]
 
 
 def test_the_best_weights_are_those_of_the_epoch_that_is_reported(dataset, cache, tmp_path, monkeypatch):
