@@ -34,6 +34,9 @@ __all__ = ["ParameterError", "PipelineError", "Step", "check_parameters", "execu
 POLL = 0.1  # seconds between two looks at the running steps
 STOP_WITHIN = 15  # seconds that a kernel may take to stop after Ctrl-C before it is killed
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# Freed memory stays with the process rather than going back to the system after every training step, only to be asked for and
+# cleared again: 4 to 6 % of a step on a CPU. For glibc; other C libraries do not know the variables.
+KEEP_MEMORY = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(1 << 30))
 VERSIONS_OF = ("torch", "torchvision", "numpy", "papermill")
 
 
@@ -211,6 +214,7 @@ class _Running:
         paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, VARIABLE: str(self.progress), "PYTHONPATH": paths}
         environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # silences the debugger's warning about frozen modules
+        environment = KEEP_MEMORY | environment
         if self.runner.workers > 1:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             environment = dict.fromkeys(THREAD_VARIABLES, str(max(1, cores // self.runner.workers))) | environment
