@@ -329,7 +329,8 @@ def _prepare(experiment: Experiment, device: torch.device) -> None:
 
 def _require_what_it_takes(experiment: Experiment, dataset: ReidDataset, device: torch.device) -> None:
     """Found out before anything is decoded, or an older run set aside."""
-    model_from_experiment(experiment, dataset.num_train_identities)  # too few classes, weights that do not fit
+    with torch.device("cpu" if experiment.pretrained else "meta"):  # where no weights are read, no numbers are needed
+        model_from_experiment(experiment, dataset.num_train_identities)  # too few classes, weights that do not fit
     _steps(experiment, dataset)  # too few images for a batch
     if experiment.processes > 1:
         require_devices(experiment.processes, device)

@@ -206,6 +206,7 @@ import signal, sys, torch
 from reidlib.parallel import run_in_processes
 from test_parallel import CPU, _sleep_alone
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which whoever runs the tests may have ignored
     run_in_processes(2, CPU, _sleep_alone)
 """)
     places = [str(Path(run_all.__file__).parent), str(Path(__file__).parent)]
