@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import nbformat
-
 from reidlib.errors import ReidError
 from reidlib.results import Study
 
@@ -161,6 +159,8 @@ def notebook_path(step: Step, repository: Path) -> Path:
 
 
 def read_notebook(path: Path):
+    import nbformat  # takes more than a second, which every notebook would wait for that imports what imports this
+
     if not path.is_file():
         raise PipelineError(f"The notebook {path} does not exist.")
     try:

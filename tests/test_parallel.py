@@ -143,8 +143,12 @@ def _mined_alone(share, device, folder):
     torch.save([gathered.detach(), head.grad], folder / f"{share.rank}.pt")
 
 
-def test_gathered_rows_are_the_whole_batch_and_each_share_has_its_gradient(tmp_path):
+def test_gathered_rows_are_the_whole_batch_and_each_share_has_its_gradient(tmp_path, monkeypatch):
+    place = tmp_path / "50 % of it"  # where processes meet; a folder may have any name
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
     run_in_processes(2, CPU, _mined_alone, tmp_path)
+    assert list(place.iterdir()) == []
     for rank in range(2):
         gathered, gradient = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert gathered.flatten().tolist() == list(range(8))
@@ -221,17 +225,6 @@ if __name__ == "__main__":
         process.send_signal(how)
         process.wait(60)
         assert psutil.wait_procs(workers, timeout=30)[1] == [], how
-
-
-def _nothing(share, device): ...
-
-
-def test_the_place_for_temporary_files_may_have_any_name(tmp_path, monkeypatch):
-    place = tmp_path / "50 % of it"
-    place.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
-    run_in_processes(2, CPU, _nothing)
-    assert list(place.iterdir()) == []
 
 
 def _die(share, device):

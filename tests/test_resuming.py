@@ -142,7 +142,14 @@ class Ended(BaseException):
 
 def test_a_run_may_end_after_any_of_its_files(dataset, cache, tmp_path, monkeypatch):
     """Once after each file that gets its name; with every kind of file that a run writes. All go on to the same files."""
-    settings = {"epochs": 1, "steps_per_epoch": 1, "keep_every": 1, "validation_identities": 2, "validate_every": 1}
+    settings = {
+        "flip_evaluation": False,
+        "epochs": 1,
+        "steps_per_epoch": 1,
+        "keep_every": 1,
+        "validation_identities": 2,
+        "validate_every": 1,
+    }
     experiment = tiny("baseline", warmup_epochs=1, report_epoch="best_on_validation", **settings)
     whole = fit(experiment, dataset, tmp_path / "whole", cache=cache, resamples=200)
     files = {path.name for path in whole.folder.iterdir()}

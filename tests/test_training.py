@@ -7,9 +7,6 @@ import json
 import math
 import re
 import shlex
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -621,35 +618,6 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(run, dataset, cac
     assert sorted(path.name for path in folder.iterdir()) == FILES
 
 
-def test_a_killed_process_loses_one_epoch_at_most(run, root, dataset, cache, tmp_path):
-    """SIGKILL right after the second epoch's checkpoint, in a process of its own; another goes on from there."""
-    folder = tmp_path / "abdnet-seed0"
-    script = f"""
-import json, os, signal, torch
-from pathlib import Path
-from reidlib import training
-from reidlib.config import Experiment
-from reidlib.datasets import load_dataset
-torch.set_num_threads(1)
-torch.cuda.is_available = lambda: False
-real, saved = training.save_checkpoint, []
-def save(*arguments):
-    real(*arguments)
-    saved.append(None)
-    if len(saved) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-training.save_checkpoint = save
-experiment = Experiment(**json.loads({json.dumps(run.experiment.as_dict())!r}))
-training.fit(experiment, load_dataset("folder", {str(root)!r}), Path({str(folder)!r}), cache=Path({str(cache)!r}), resamples=200)
-"""
-    process = subprocess.run([sys.executable, "-c", script], cwd=Path(run_all.__file__).parent, capture_output=True, text=True)
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.pt", "curves.csv", "experiment.json"]
-    assert len(torch.load(folder / "checkpoint.pt", weights_only=True)["rows"]) == 2
-    fit(run.experiment, dataset, folder, cache=cache, resamples=200)
-    assert_same_run(folder, run.folder)
-
-
 def test_the_seed_changes_the_run_and_nothing_else_does(dataset, pixels, tmp_path):
     def weights(name, **settings):
         (tmp_path / name).mkdir()
@@ -791,42 +759,6 @@ def test_the_best_epoch_survives_an_interruption(best_run, dataset, cache, tmp_p
     torch.manual_seed(54321)
     again = fit(best.experiment, dataset, folder, cache=cache, resamples=200)
     assert again.metrics["reported_epoch"] == 2
-    assert_same_run(folder, best.folder)
-    assert sorted(path.name for path in folder.iterdir()) == FILES
-
-
-def test_a_process_killed_between_best_and_checkpoint_goes_on(best_run, root, dataset, cache, tmp_path, monkeypatch):
-    """SIGKILL in a process of its own, once the best weights, the second epoch's, lie there; this one goes on."""
-    best, _ = best_run
-    folder = tmp_path / "best-seed0"
-    script = f"""
-import json, os, signal, sys, torch
-from pathlib import Path
-sys.path.insert(0, "tests")
-import pytest
-from test_training import with_known_scores
-from reidlib import run_files, training
-from reidlib.config import Experiment
-from reidlib.datasets import load_dataset
-torch.set_num_threads(1)
-torch.cuda.is_available = lambda: False
-with_known_scores(pytest.MonkeyPatch())
-real, saved = training.save, []
-def save(path, state):
-    saved.append(path.name)
-    if saved == ["best-0001.pt", "checkpoint.pt", "best-0002.pt", "checkpoint.pt"]:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(path, state)
-training.save = run_files.save = save
-experiment = Experiment(**json.loads({json.dumps(best.experiment.as_dict())!r}))
-training.fit(experiment, load_dataset("folder", {str(root)!r}), Path({str(folder)!r}), cache=Path({str(cache)!r}), resamples=200)
-"""
-    process = subprocess.run([sys.executable, "-c", script], cwd=Path(run_all.__file__).parent, capture_output=True, text=True)
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    left = ["best-0001.pt", "best-0002.pt", "checkpoint.pt", "curves.csv", "experiment.json"]
-    assert sorted(path.name for path in folder.iterdir()) == left
-    with_known_scores(monkeypatch)
-    fit(best.experiment, dataset, folder, cache=cache, resamples=200)
     assert_same_run(folder, best.folder)
     assert sorted(path.name for path in folder.iterdir()) == FILES
 
