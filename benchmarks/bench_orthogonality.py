@@ -165,6 +165,20 @@ def bench(args: argparse.Namespace, training: Training, precision: str) -> None:
         print(f"  {name:<26}{seconds:9.3f}")
 
 
+def add_step_options(parser: argparse.ArgumentParser) -> None:
+    """Size of the step and how often it is timed; `quick_step` makes them small."""
+    parser.add_argument("--steps", type=int, default=7, help="timed steps of each form")
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--height", type=int, default=384)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+
+
+def quick_step(args: argparse.Namespace) -> None:
+    args.backbone, args.height, args.width, args.steps = "resnet18", 192, 64, 2
+
+
 def describe_machine(device: torch.device) -> str:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -181,19 +195,14 @@ def describe_machine(device: torch.device) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=7, help="timed steps of each form")
+    add_step_options(parser)
     parser.add_argument("--precision", choices=("auto", "float32", "both"), default="both")
-    parser.add_argument("--backbone", default="resnet50")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--height", type=int, default=384)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only-reidlib", action="store_true", help="leave the released formulation out")
     parser.add_argument("--quick", action="store_true", help="ResNet-18, 192 × 64, two steps")
     args = parser.parse_args()
     if args.quick:
-        args.backbone, args.height, args.width, args.steps = "resnet18", 192, 64, 2
+        quick_step(args)
     torch.set_num_threads(args.threads)
     device = best_device()
     print(describe_machine(device))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_orthogonality import describe_machine, gram_penalty, in_turns
+from bench_orthogonality import add_step_options, describe_machine, gram_penalty, in_turns, quick_step
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
@@ -260,12 +260,7 @@ def bfloat16_peak(device: torch.device) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=7, help="timed steps of each form")
-    parser.add_argument("--backbone", default="resnet50")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--height", type=int, default=384)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=2)
+    add_step_options(parser)
     parser.add_argument("--compile", action="store_true", help="torch.compile of the network as a further form")
     parser.add_argument("--curves", action="store_true", help="loss curves in place of the step's time")
     parser.add_argument("--curve-steps", type=int, default=200)
@@ -276,7 +271,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="ResNet-18, 192 × 64, two steps; 8 steps of the curves")
     args = parser.parse_args()
     if args.quick:
-        args.backbone, args.height, args.width, args.steps, args.curve_steps, args.seeds = "resnet18", 192, 64, 2, 8, 2
+        quick_step(args)
+        args.curve_steps, args.seeds = 8, 2
     torch.set_num_threads(args.threads)
     device = best_device()
     print(describe_machine(device))

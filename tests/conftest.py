@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from reidlib.datasets import load_dataset
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -82,6 +84,31 @@ def make_noise_images(root: Path, seed: int = 0, width: int = 48) -> Path:
                 pixels = rng.integers(0, 256, (96, width, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / folder / f"{person:04d}_c{camera}s1_{number:06d}_00.png")
     return root
+
+
+@pytest.fixture
+def steady():
+    """`one_thread_on_the_cpu` for a test."""
+    with one_thread_on_the_cpu():
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A module's folder of noise images."""
+    return make_noise_images(tmp_path_factory.mktemp("data") / "images")
+
+
+@pytest.fixture(scope="module")
+def dataset(root):
+    """Those images as a data set."""
+    return load_dataset("folder", root)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where a module's decoded images are kept."""
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(autouse=True)

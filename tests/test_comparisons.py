@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_noise_images, one_thread_on_the_cpu
+from conftest import one_thread_on_the_cpu
 from scipy.spatial.distance import pdist
 
 from reidlib import comparisons, losses, scoring
 from reidlib.batches import load_images
 from reidlib.config import METHODS, Experiment, experiment_for
-from reidlib.datasets import Split, load_dataset
+from reidlib.datasets import Split
 from reidlib.embedding import embed
 from reidlib.results import Study, write_json
 from reidlib.statistics import holm, paired_difference
@@ -105,11 +105,6 @@ def test_deviations_show_each_setting_with_both_values():
 def steady():
     with one_thread_on_the_cpu():
         yield
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return load_dataset("folder", make_noise_images(tmp_path_factory.mktemp("data") / "images"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import make_noise_images, one_thread_on_the_cpu
 
 import run_all
 from reidlib.augmentation import TrainingImages, draw_augmentation, enlarged_size
@@ -34,20 +33,7 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def steady():
-    with one_thread_on_the_cpu():
-        yield
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return make_noise_images(tmp_path_factory.mktemp("data") / "images")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+pytestmark = pytest.mark.usefixtures("steady")
 
 
 def experiment_of(**settings) -> Experiment:

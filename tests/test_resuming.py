@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_noise_images, one_thread_on_the_cpu
+from conftest import one_thread_on_the_cpu
 
 import run_all
 from reidlib import epochs, run_files, training
 from reidlib.config import ConfigError, Experiment, experiment_for
-from reidlib.datasets import load_dataset
 from reidlib.epochs import OutOfMemoryError
 from reidlib.errors import ReidError
 from reidlib.evaluation import retrieval_metrics
@@ -32,25 +31,7 @@ TINY = {
 MEASURED = ("seconds", "images_per_second", "memory_mb")
 
 
-@pytest.fixture(autouse=True)
-def steady():
-    with one_thread_on_the_cpu():
-        yield
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return make_noise_images(tmp_path_factory.mktemp("data") / "images")
-
-
-@pytest.fixture(scope="module")
-def dataset(root):
-    return load_dataset("folder", root)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+pytestmark = pytest.mark.usefixtures("steady")
 
 
 def tiny(method="abdnet", **settings) -> Experiment:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import make_noise_images, one_thread_on_the_cpu
+from conftest import make_noise_images
 
 import run_all
 from reidlib import epochs, losses, run_files, scoring, training
@@ -45,25 +45,7 @@ def tiny(method="baseline", **settings) -> Experiment:
     return experiment_for(method, dataset="folder", **{**TINY, **settings})
 
 
-@pytest.fixture(autouse=True)
-def steady():
-    with one_thread_on_the_cpu():
-        yield
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return make_noise_images(tmp_path_factory.mktemp("data") / "images")
-
-
-@pytest.fixture(scope="module")
-def dataset(root):
-    return load_dataset("folder", root)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+pytestmark = pytest.mark.usefixtures("steady")
 
 
 @pytest.fixture(scope="module")
