@@ -11,7 +11,7 @@ study: .venv/installed  ## the default study on the embedded data; ARGS="--profi
 	$(BIN)/python run_all.py $(ARGS)
 
 test: .venv/installed  ## everything but the browser tests
-	$(BIN)/python -m pytest -m "not browser"
+	$(BIN)/python -m pytest -m "not browser" -n auto --dist loadfile --no-loadscope-reorder
 
 test-browser: .venv/installed  ## the report in headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pytest -m browser

@@ -1,12 +1,14 @@
 """Time and peak memory of the metrics and of re-ranking, beside plain numpy in the same run.
 
-    python benchmarks/bench_evaluation.py                 Market-1501's size: 3,368 × 15,913, 256-d; re-ranking of 6,000 images
-    python benchmarks/bench_evaluation.py --quick         seconds
-    python benchmarks/bench_evaluation.py --queries 11659 --gallery 82161 --dim 2048 --identities 3060 --only-reidlib
+    python benchmarks/bench_evaluation.py           Market-1501's size: 3,368 × 15,913, 256-d; 6,000 re-ranked
+    python benchmarks/bench_evaluation.py --quick   takes seconds
+    python benchmarks/bench_evaluation.py --queries 11659 --gallery 82161 --dim 2048 --identities 3060 \\
+        --only-reidlib
     python benchmarks/bench_evaluation.py --distractors 500000 --rerank-images 19281 --only-reidlib
 
-The plain metrics start from a distance matrix that is already made (its time and memory are not counted); reidlib's include it.
-Memory is the peak of what numpy and Python allocate beyond the input, measured in a call of its own: tracing costs time.
+The plain metrics start from a finished distance matrix, whose time and memory are not counted; reidlib's
+numbers include it. Memory is the peak of what numpy and Python allocate beyond the input. It is measured in a
+separate call, because tracing costs time.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from reidlib.reranking import k_reciprocal_distances
 
 
 def made_up(args: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Embeddings and labels: identities around random centres, six cameras, distractors of an identity that no query has."""
+    """Embeddings and labels: identities around random centres, six cameras, distractors with identity 0."""
     rng = np.random.default_rng(args.seed)
     centres = rng.standard_normal((args.identities + 1, args.dim), dtype=np.float32)
     ids = {
@@ -41,7 +43,11 @@ def made_up(args: argparse.Namespace) -> dict[str, np.ndarray]:
         for start in range(0, len(of), 4096):
             rows = slice(start, start + 4096)
             embeddings[rows] += centres[of[rows]] * (of[rows] > 0)[:, None]
-        made |= {f"{side}_embeddings": embeddings, f"{side}_ids": of, f"{side}_cameras": rng.integers(0, 6, len(of))}
+        made |= {
+            f"{side}_embeddings": embeddings,
+            f"{side}_ids": of,
+            f"{side}_cameras": rng.integers(0, 6, len(of)),
+        }
     return made
 
 
@@ -53,10 +59,14 @@ def squared_distances(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     return distances
 
 
-def plain_metrics(distances: np.ndarray, labels: list[np.ndarray], *, divide_in_python: bool) -> tuple[float, float]:
+def plain_metrics(
+    distances: np.ndarray, labels: list[np.ndarray], *, divide_in_python: bool
+) -> tuple[float, float]:
     """mAP and rank-1 the usual way: one argsort over all rows, then a loop over queries.
 
-    divide_in_python: precision at every rank by a list comprehension, as public evaluators widely do; otherwise by arrays.
+    Args:
+        divide_in_python: compute the precision at every rank in a list comprehension, as many public
+            evaluators do; otherwise with arrays.
     """
     query_ids, gallery_ids, query_cameras, gallery_cameras = labels
     order = np.argsort(distances, axis=1)
@@ -78,7 +88,9 @@ def plain_metrics(distances: np.ndarray, labels: list[np.ndarray], *, divide_in_
     return float(np.mean(average_precision)), float(np.mean(first))
 
 
-def plain_reranking(query: np.ndarray, gallery: np.ndarray, k1: int = 20, k2: int = 6, lambda_value: float = 0.3) -> np.ndarray:
+def plain_reranking(
+    query: np.ndarray, gallery: np.ndarray, k1: int = 20, k2: int = 6, lambda_value: float = 0.3
+) -> np.ndarray:
     """k-reciprocal re-ranking with dense (N, N) arrays, image by image."""
     features = np.concatenate([query, gallery])
     distances = squared_distances(features, features)
@@ -112,7 +124,7 @@ def plain_reranking(query: np.ndarray, gallery: np.ndarray, k1: int = 20, k2: in
 
 
 def timed(call: Callable, repeats: int = 1) -> tuple[object, float]:
-    """Result, and best seconds of `repeats` calls."""
+    """The result of `call`, and the seconds of the fastest of `repeats` calls."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -148,12 +160,15 @@ def bench_metrics(args: argparse.Namespace) -> None:
     if args.only_reidlib:
         return
     distances = squared_distances(data["query_embeddings"], data["gallery_embeddings"])
-    # tracing a list comprehension takes minutes; its lists are small beside the array of the argsort that both forms hold
+    # Only the form with arrays is traced: tracing a list comprehension takes minutes, and its lists are small
+    # beside the argsort's array, which both forms hold.
     peak = peak_megabytes(lambda: plain_metrics(distances, labels, divide_in_python=False))
     for name, in_python in (("plain numpy", True), ("plain numpy, precisions by arrays", False)):
-        scores, seconds = timed(lambda in_python=in_python: plain_metrics(distances, labels, divide_in_python=in_python))
+        scores, seconds = timed(
+            lambda in_python=in_python: plain_metrics(distances, labels, divide_in_python=in_python)
+        )
         report(name, seconds, peak, ours)
-        # the two ways to round a float32 distance may exchange near-equal images
+        # Rounding to float32 may swap images at nearly equal distances.
         np.testing.assert_allclose(scores, (metrics.mean_ap, metrics.rank1), atol=1e-3)
 
 
@@ -168,34 +183,56 @@ def bench_reranking(args: argparse.Namespace) -> None:
     if args.only_reidlib:
         return
     plain, seconds = timed(lambda: plain_reranking(query, gallery))
-    report("plain numpy, dense arrays", seconds, peak_megabytes(lambda: plain_reranking(query, gallery)), ours)
+    report(
+        "plain numpy, dense arrays", seconds, peak_megabytes(lambda: plain_reranking(query, gallery)), ours
+    )
     difference = np.abs(plain - result).max(axis=1)
-    print(f"  largest difference {difference.max():.2g}; above 1e-5 in {(difference > 1e-5).sum()} of {len(query)} rows")
+    print(
+        f"  largest difference {difference.max():.2g}; above 1e-5 in {(difference > 1e-5).sum()} of "
+        f"{len(query)} rows"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--queries", type=int, default=3368)
     parser.add_argument("--gallery", type=int, default=15913)
-    parser.add_argument("--distractors", type=int, default=0, help="gallery images beyond those, of nobody in the queries")
+    parser.add_argument(
+        "--distractors", type=int, default=0, help="gallery images beyond those, of nobody in the queries"
+    )
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--identities", type=int, default=750)
     parser.add_argument(
-        "--noise", type=float, default=1.5, help="standard deviation around an identity's centre (whose own is 1)"
+        "--noise",
+        type=float,
+        default=1.5,
+        help="standard deviation around an identity's centre (whose own is 1)",
     )
     parser.add_argument("--memory-budget-mb", type=float, default=512)
     parser.add_argument("--rerank-images", type=int, default=6000)
     parser.add_argument("--repeats", type=int, default=3, help="reidlib's time is the best of these")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only-reidlib", action="store_true", help="for sizes at which plain numpy takes too long or too much")
+    parser.add_argument(
+        "--only-reidlib",
+        action="store_true",
+        help="for sizes at which plain numpy takes too long or too much",
+    )
     parser.add_argument("--skip-metrics", action="store_true")
     parser.add_argument("--skip-reranking", action="store_true")
     parser.add_argument(
-        "--quick", action="store_true", help="a tenth of the queries, a fifth of the gallery, 1,000 images re-ranked"
+        "--quick",
+        action="store_true",
+        help="a tenth of the queries, a fifth of the gallery, 1,000 images re-ranked",
     )
     args = parser.parse_args()
     if args.quick:
-        args.queries, args.gallery, args.rerank_images = max(1, args.queries // 10), max(1, args.gallery // 5), 1000
+        args.queries, args.gallery, args.rerank_images = (
+            max(1, args.queries // 10),
+            max(1, args.gallery // 5),
+            1000,
+        )
     print(f"numpy {np.__version__}, Python {sys.version.split()[0]}")
     if not args.skip_metrics:
         bench_metrics(args)

@@ -1,13 +1,15 @@
-"""Training batches per second: reidlib's decoded cache and batch-wise augmentation, beside a PIL DataLoader in the same run.
+"""Training images per second: reidlib's decoded cache and batch augmentation, beside a PIL DataLoader.
 
-    python benchmarks/bench_input.py                    1,024 JPEGs of 128 × 64, as in Market-1501, to batches of 64 at 384 × 128
+    python benchmarks/bench_input.py                    1,024 JPEGs of 128 × 64, as in Market-1501, to batches
+                                                        of 64 at 384 × 128
     python benchmarks/bench_input.py --source 300 120   larger photographs, as in MSMT17
-    python benchmarks/bench_input.py --quick            seconds: 128 images
+    python benchmarks/bench_input.py --quick            takes seconds: 128 images
 
-The loader decodes, resizes (half of the images to 1.125 times the size, cut back), mirrors, normalises and erases image by image,
-with torchvision's transforms, in as many worker processes as asked for; all forms may use the same cores. They take turns pass by
-pass; images per second are medians over passes, after one untimed pass each (in which workers start and the cache is read).
-reidlib's batches are those that training takes; on a GPU they end up there, and so do the loader's, from pinned memory.
+The loader works image by image with torchvision's transforms: it decodes, resizes (half of the images to
+1.125 times the size, cropped back), mirrors, normalises and erases. --workers sets its number of processes;
+all forms may use the same cores. The forms take turns, one pass each. Images per second are medians over
+passes, after one untimed pass, in which workers start and the cache is read. reidlib's batches are those of
+training. On a GPU, all batches end up there, the loader's from pinned memory.
 """
 
 import argparse
@@ -24,23 +26,23 @@ from bench_orthogonality import describe_machine
 from PIL import Image
 from torchvision import transforms
 
-from reidlib.augmentation import (
+from reidlib.devices import best_device
+from reidlib.images.augmentation import (
     CROP_SCALE,
     ERASE_FILL,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     TrainingImages,
     draw_augmentation,
     enlarged_size,
 )
-from reidlib.batches import load_sizes, shuffled_batches
-from reidlib.embedding import best_device
+from reidlib.images.decoding import load_sizes
+from reidlib.images.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from reidlib.images.samplers import shuffled_batches
 
 CHANCES = {"crop": 0.5, "flip": 0.5, "erase": 0.5}
 
 
 class ResizeOrCrop:
-    """Half of the images are resized, the others resized to 1.125 times the size and cut back at a random place."""
+    """Resizes half of the images; resizes the others to 1.125 times the size and crops at a random place."""
 
     def __init__(self, height: int, width: int):
         self.height, self.width = height, width
@@ -49,7 +51,9 @@ class ResizeOrCrop:
         if torch.rand(1).item() >= CHANCES["crop"]:
             return image.resize((self.width, self.height), Image.Resampling.BILINEAR)
         tall, wide = round(self.height * CROP_SCALE), round(self.width * CROP_SCALE)
-        top, left = (int(torch.randint(0, count + 1, (1,))) for count in (tall - self.height, wide - self.width))
+        top, left = (
+            int(torch.randint(0, count + 1, (1,))) for count in (tall - self.height, wide - self.width)
+        )
         image = image.resize((wide, tall), Image.Resampling.BILINEAR)
         return image.crop((left, top, left + self.width, top + self.height))
 
@@ -103,9 +107,11 @@ def passes_in_turns(forms: dict[str, Callable[[], Iterator[torch.Tensor]]], pass
 
 
 def largest_difference_from_pil(images: TrainingImages, paths: list[Path], height: int, width: int) -> float:
-    """Over all cropped images of a batch, in steps of 1/255, after undoing the normalisation."""
+    """The largest pixel difference over a batch of cropped images, on the scale 0–255."""
     rows = np.arange(min(64, len(paths)))
-    draws = draw_augmentation(len(rows), height, width, torch.Generator().manual_seed(1), crop=1, flip=0, erase=0)
+    draws = draw_augmentation(
+        len(rows), height, width, torch.Generator().manual_seed(1), crop=1, flip=0, erase=0
+    )
     batch = images.batch(rows, draws).cpu()
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     ours = ((batch * std + mean) * 255).permute(0, 2, 3, 1)
@@ -115,15 +121,21 @@ def largest_difference_from_pil(images: TrainingImages, paths: list[Path], heigh
         tall, wide = enlarged_size(height, width)
         with Image.open(paths[row]) as image:
             enlarged = image.convert("RGB").resize((wide, tall), Image.Resampling.BILINEAR)
-        cut = torch.from_numpy(np.asarray(enlarged)[top : top + height, left : left + width].astype(np.float32))
+        cut = torch.from_numpy(
+            np.asarray(enlarged)[top : top + height, left : left + width].astype(np.float32)
+        )
         largest = max(largest, (ours[row] - cut).abs().max().item())
     return largest
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--source", type=int, nargs=2, default=(128, 64), metavar=("HEIGHT", "WIDTH"), help="of the files")
+    parser.add_argument(
+        "--source", type=int, nargs=2, default=(128, 64), metavar=("HEIGHT", "WIDTH"), help="of the files"
+    )
     parser.add_argument("--height", type=int, default=384)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--batch", type=int, default=64)
@@ -148,15 +160,18 @@ def main() -> None:
         megabytes = sum(images.nbytes for images in decoded) / 1e6
         images = TrainingImages(*decoded, device)
         print(
-            f"{args.images} JPEGs of {args.source[0]} × {args.source[1]} to {args.height} × {args.width}; the cache: "
-            f"{megabytes:.0f} MB, made in {seconds:.1f} s" + (", on the GPU as a whole" if images.resident else "")
+            f"{args.images} JPEGs of {args.source[0]} × {args.source[1]} to {args.height} × {args.width}; "
+            f"the cache: {megabytes:.0f} MB, made in {seconds:.1f} s"
+            + (", on the GPU as a whole" if images.resident else "")
         )
         generator = torch.Generator().manual_seed(0)
         labels = np.zeros(args.images)
 
         def ours() -> Iterator[torch.Tensor]:
             for rows in shuffled_batches(labels, args.batch, np.random.default_rng(0)):
-                yield images.batch(rows, draw_augmentation(len(rows), args.height, args.width, generator, **CHANCES))
+                yield images.batch(
+                    rows, draw_augmentation(len(rows), args.height, args.width, generator, **CHANCES)
+                )
 
         def loader(workers: int) -> Callable[[], Iterator[torch.Tensor]]:
             batches = torch.utils.data.DataLoader(
@@ -170,15 +185,23 @@ def main() -> None:
             )
             return lambda: (batch.to(device, non_blocking=True) for batch in batches)
 
-        forms = {"reidlib": ours} | {f"PIL DataLoader, {workers} workers": loader(workers) for workers in args.workers}
+        forms = {"reidlib": ours} | {
+            f"PIL DataLoader, {workers} workers": loader(workers) for workers in args.workers
+        }
         rates = passes_in_turns(forms, args.passes)
         best = max(rate for name, rate in rates.items() if name != "reidlib")
         print(f"\n  {'batches of ' + str(args.batch):<28}{'images/s':>10}{'ratio':>8}")
         for name, rate in rates.items():
             print(f"  {name:<28}{rate:10.0f}{rates['reidlib'] / rate:8.2f}")
-        print(f"\nreidlib against the fastest loader: {rates['reidlib'] / best:.2f} times as many images per second")
+        print(
+            f"\nreidlib against the fastest loader: {rates['reidlib'] / best:.2f} "
+            "times as many images per second"
+        )
         difference = largest_difference_from_pil(images, paths, args.height, args.width)
-        print(f"cropped images against PIL's resize to {sizes[1]} and crop: at most {difference:.5f} of 255 apart")
+        print(
+            f"cropped images against PIL's resize to {sizes[1]} and crop: at most {difference:.5f} of 255 "
+            "apart"
+        )
 
 
 if __name__ == "__main__":

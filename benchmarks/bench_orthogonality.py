@@ -1,15 +1,20 @@
-"""What the orthogonality penalties O.F. and O.W. add to a training step, beside the released formulation in the same run.
+"""The cost of the penalties O.F. and O.W. in a training step, beside the released formulation.
 
-    python benchmarks/bench_orthogonality.py                        ABD-Net, ResNet-50, batch 8, 384 × 128, in both precisions
-    python benchmarks/bench_orthogonality.py --precision float32    one precision; auto is what training picks by itself
-    python benchmarks/bench_orthogonality.py --only-reidlib         half the time: without the released formulation
-    python benchmarks/bench_orthogonality.py --quick                seconds: ResNet-18, small images, two steps
+    python benchmarks/bench_orthogonality.py                       ABD-Net, ResNet-50, batch 8, 384 × 128,
+                                                                   both precisions
+    python benchmarks/bench_orthogonality.py --precision float32   one precision; auto is training's default
+    python benchmarks/bench_orthogonality.py --only-reidlib        half the time: no released formulation
+    python benchmarks/bench_orthogonality.py --quick               takes seconds: ResNet-18, small images
 
-A step is forward, cross-entropy and triplet loss, penalties, backward and fused Adam, in channels_last, under autocast where
-reidlib's training would use it. O.F. acts on all five positions, O.W. on all convolutions of the backbone. The forms take turns
-step by step; times are medians. The released formulation forms F Fᵀ of every map and, weight by weight, of every convolution,
-takes the same power step and Rayleigh quotients with it and leaves the gradient to autograd.
-Peak memory is the process's (on a GPU: of what PyTorch allocates) in a step of its own, network and optimizer included.
+A step is forward, cross-entropy and triplet loss, penalties, backward and fused Adam. It runs in
+channels_last, and with autocast where reidlib's training uses it. O.F. acts on all five positions, O.W. on
+all convolutions of the backbone. The forms take turns, one step each; times are medians.
+
+The released formulation computes F Fᵀ of every map and of every convolution, one weight at a time. It takes
+the same power step and Rayleigh quotients, and leaves the gradient to autograd.
+
+Peak memory is the process's (on a GPU, what PyTorch allocates) in a separate step, with network and
+optimiser.
 """
 
 import argparse
@@ -27,7 +32,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reidlib.embedding import autocast, best_device, bfloat16_is_fast
+from reidlib.devices import autocast, best_device, bfloat16_is_fast
 from reidlib.losses import (
     FEATURE_POSITIONS,
     REFERENCE_BATCH,
@@ -37,7 +42,7 @@ from reidlib.losses import (
     orthogonality_targets,
     orthogonality_weights,
 )
-from reidlib.models import ABDNet
+from reidlib.models.abdnet import ABDNet
 
 Maps = dict[str, Sequence[Tensor]]
 Penalty = Callable[[Maps, Sequence[Tensor]], Tensor]
@@ -51,7 +56,7 @@ def reidlib_penalty(maps: Maps, weights: Sequence[Tensor]) -> Tensor:
 
 
 def gram_spread(f: Tensor, distribution: Callable) -> Tensor:
-    """λ₁ − λ₂ with F Fᵀ written out. f: (B, C, N) → (B,)."""
+    """λ₁ − λ₂ from the full matrix F Fᵀ. f: (B, C, N) → (B,)."""
     x = f @ f.mT  # (B, C, C)
     starts = (distribution(*f.shape[:2], 1, device=f.device) for _ in range(2))
     p = x @ next(starts)
@@ -74,12 +79,14 @@ def gram_penalty(maps: Maps, weights: Sequence[Tensor]) -> Tensor:
 
 
 class Training:
-    """Network, optimizer and one batch of noise. `output` is a forward pass in one precision."""
+    """Network, optimiser and one batch of noise."""
 
     def __init__(self, args: argparse.Namespace, device: torch.device):
         torch.manual_seed(args.seed)
         self.device = device
-        self.network = ABDNet(751, backbone=args.backbone).to(device, memory_format=torch.channels_last).train()
+        self.network = (
+            ABDNet(751, backbone=args.backbone).to(device, memory_format=torch.channels_last).train()
+        )
         self.weights = orthogonality_targets(self.network, reach="backbone")
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=3e-4, weight_decay=5e-4, fused=True)
         images = torch.randn(args.batch, 3, args.height, args.width, device=device)
@@ -97,7 +104,7 @@ class Training:
         loss = loss + 0.1 * sum(triplets) / len(triplets)
         if penalty is not None:
             loss = loss + penalty(output.feature_maps, self.weights)
-        loss.item()  # training logs it and looks for NaN before the step
+        loss.item()  # training also reads the loss, for its log and to check for NaN
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -118,14 +125,14 @@ def in_turns(calls: dict[str, Callable[[], None]], repeats: int, device: torch.d
 
 
 def peak_megabytes(call: Callable[[], None], device: torch.device) -> float:
-    """Highest memory during a call, which the clean-up before it makes slower; NaN where the system does not say."""
+    """Peak memory during a call; NaN where it cannot be read. The call is slower: memory is freed first."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         call()
         return torch.cuda.max_memory_allocated() / 2**20
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # glibc: gives back what earlier calls have left behind
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: sets the process's high-water mark back
+        ctypes.CDLL(None).malloc_trim(0)  # glibc: returns memory that earlier calls have freed
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the process's peak memory
     except (AttributeError, OSError, TypeError):
         return math.nan
     call()
@@ -140,12 +147,17 @@ def bench(args: argparse.Namespace, training: Training, precision: str) -> None:
     }
     if not args.only_reidlib:
         penalties["with both, released"] = gram_penalty
-    steps = {name: lambda penalty=penalty: training.step(precision, penalty) for name, penalty in penalties.items()}
+    steps = {
+        name: lambda penalty=penalty: training.step(precision, penalty) for name, penalty in penalties.items()
+    }
     timed = in_turns(steps, args.steps, training.device)
     plain = next(iter(timed.values()))
     with autocast(precision, training.device):
         in_bfloat16 = torch.is_autocast_enabled(training.device.type)
-    print(f"\nprecision {precision} ({'bfloat16 autocast' if in_bfloat16 else 'float32'}), median of {args.steps} steps each")
+    print(
+        f"\nprecision {precision} ({'bfloat16 autocast' if in_bfloat16 else 'float32'}), "
+        f"median of {args.steps} steps each"
+    )
     print(f"  {'training step':<26}{'s/step':>9}{'images/s':>10}{'ratio':>8}{'peak MB':>10}")
     for name, seconds in timed.items():
         peak = peak_megabytes(steps[name], training.device)
@@ -159,14 +171,18 @@ def bench(args: argparse.Namespace, training: Training, precision: str) -> None:
     def alone(penalty: Penalty) -> None:
         torch.autograd.grad(penalty(maps, training.weights), inputs)
 
-    calls = {name: lambda penalty=penalty: alone(penalty) for name, penalty in penalties.items() if penalty is not None}
+    calls = {
+        name: lambda penalty=penalty: alone(penalty)
+        for name, penalty in penalties.items()
+        if penalty is not None
+    }
     print("  penalties alone, forward and backward")
     for name, seconds in in_turns(calls, args.steps, training.device).items():
         print(f"  {name:<26}{seconds:9.3f}")
 
 
 def add_step_options(parser: argparse.ArgumentParser) -> None:
-    """Size of the step and how often it is timed; `quick_step` makes them small."""
+    """Adds the options for the step's size and number of timed steps; `quick_step` makes them small."""
     parser.add_argument("--steps", type=int, default=7, help="timed steps of each form")
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--batch", type=int, default=8)
@@ -185,16 +201,23 @@ def describe_machine(device: torch.device) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name()
     elif cpuinfo.is_file():
-        models = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        models = [
+            line.split(":")[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         name = f"{models[0] if models else name}, {len(models)} cores"
     return (
-        f"{name}; torch {torch.__version__}, Python {platform.python_version()}, {torch.get_num_threads()} threads\n"
+        f"{name}; torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{torch.get_num_threads()} threads\n"
         f"bfloat16 in hardware: {'yes' if bfloat16_is_fast(device) else 'no'}"
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_step_options(parser)
     parser.add_argument("--precision", choices=("auto", "float32", "both"), default="both")
     parser.add_argument("--seed", type=int, default=0)
@@ -208,7 +231,9 @@ def main() -> None:
     print(describe_machine(device))
     training = Training(args, device)
     size = f"{args.height} × {args.width}"
-    print(f"ABD-Net, {args.backbone}, batch {args.batch}, {size}, {len(training.weights)} convolutions in O.W.")
+    print(
+        f"ABD-Net, {args.backbone}, batch {args.batch}, {size}, {len(training.weights)} convolutions in O.W."
+    )
     for precision in ("auto", "float32") if args.precision == "both" else (args.precision,):
         bench(args, training, precision)
 

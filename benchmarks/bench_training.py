@@ -1,16 +1,23 @@
-"""A whole training step of ABD-Net beside a plain float32 formulation in the same run; loss curves of both; a GPU's table.
+"""A whole training step of ABD-Net beside a plain float32 formulation: time, loss curves, and a GPU's table.
 
-    python benchmarks/bench_training.py                   the step: ResNet-50, batch 8, 384 × 128, O.W. on all 63 convolutions
-    python benchmarks/bench_training.py --compile         torch.compile of the network, too
-    python benchmarks/bench_training.py --curves          200 steps on synthetic people at a small size, both forms, three seeds
-    python benchmarks/bench_training.py --attention       attention by matrix products and by PyTorch's fused function
-    python benchmarks/bench_training.py --gpu             images/s, share of measured bfloat16 peak, time of the paper's schedule
-    python benchmarks/bench_training.py --quick           seconds: ResNet-18, small images, few steps
+    python benchmarks/bench_training.py               the step: ResNet-50, batch 8, 384 × 128, O.W. on all 63
+                                                      convolutions
+    python benchmarks/bench_training.py --compile     also with torch.compile of the network
+    python benchmarks/bench_training.py --curves      200 steps on small images of synthetic people, both
+                                                      forms, three seeds
+    python benchmarks/bench_training.py --attention   attention by matrix products and by PyTorch's fused
+                                                      function
+    python benchmarks/bench_training.py --gpu         images/s, share of the measured bfloat16 peak, time of
+                                                      the paper's schedule
+    python benchmarks/bench_training.py --quick       takes seconds: ResNet-18, small images, few steps
 
-Plain: float32, contiguous (NCHW) memory, PyTorch's default Adam, and O.F. and O.W. with F Fᵀ of every map and every convolution
-formed, its gradient left to autograd. reidlib: the step that training takes (channels_last, bfloat16 autocast where the hardware
-has it, fused Adam, no Gram matrix). Both have the same network, start weights, images and labels, and log the loss every step.
-They take turns step by step; times are medians.
+- Plain: float32, contiguous (NCHW) memory, PyTorch's default Adam. O.F. and O.W. compute F Fᵀ of every map
+  and every convolution, and leave its gradient to autograd.
+- reidlib: the step of training, with channels_last, bfloat16 autocast where the hardware has it, fused Adam
+  and no Gram matrix.
+
+Both have the same network, start weights, images and labels, and log the loss every step. They take turns,
+one step each; times are medians.
 """
 
 import argparse
@@ -28,19 +35,27 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from reidlib.augmentation import TrainingImages, draw_augmentation, enlarged_size
-from reidlib.batches import epoch_batches, load_sizes
-from reidlib.config import Experiment, experiment_for
+from reidlib.config import experiment_for
 from reidlib.datasets import load_dataset
-from reidlib.embedding import autocast, best_device
-from reidlib.epochs import gradients_of
+from reidlib.devices import autocast, best_device
+from reidlib.experiment import Experiment
+from reidlib.images.augmentation import TrainingImages, draw_augmentation, enlarged_size
+from reidlib.images.decoding import load_sizes
+from reidlib.images.samplers import epoch_batches
 from reidlib.losses import batch_hard_triplet, cross_entropy, orthogonality_targets
-from reidlib.models import model_from_experiment
-from reidlib.optimisation import make_optimizer
-from reidlib.progress import progress
+from reidlib.models.networks import model_from_experiment
+from reidlib.progress import track_progress
+from reidlib.training.epoch import Learner, augmentation_chances
 
 MARKET_IMAGES, PAPER_EPOCHS = 12_936, 90  # Market-1501's training set; 10 epochs of warm-up and 80 more
-SMALL = {"backbone": "resnet18", "height": 96, "width": 48, "reduced_dim": 64, "embedding_dim": 64, "head_dim": 32}
+SMALL = {
+    "backbone": "resnet18",
+    "height": 96,
+    "width": 48,
+    "reduced_dim": 64,
+    "embedding_dim": 64,
+    "head_dim": 32,
+}
 
 
 class PlainStep:
@@ -58,7 +73,10 @@ class PlainStep:
         experiment = self.experiment
         output = self.model(images.contiguous())
         loss = cross_entropy(output.logits, labels, label_smoothing=experiment.label_smoothing)
-        triplets = [batch_hard_triplet(head, labels, margin=experiment.triplet_margin) for head in output.head_embeddings]
+        triplets = [
+            batch_hard_triplet(head, labels, margin=experiment.triplet_margin)
+            for head in output.head_embeddings
+        ]
         loss = loss + experiment.triplet_weight * sum(triplets) / len(triplets)
         if self.penalties:
             loss = loss + gram_penalty(output.feature_maps, self.weights)
@@ -70,24 +88,25 @@ class PlainStep:
 
 
 class OurStep:
-    """What training does with a batch."""
+    """The step of reidlib's training."""
 
     def __init__(self, experiment: Experiment, classes: int, device: torch.device, compiled: bool = False):
         torch.manual_seed(experiment.seed)
         self.experiment = experiment
-        self.model = model_from_experiment(experiment, classes).to(device, memory_format=torch.channels_last).train()
-        self.network = torch.compile(self.model) if compiled else self.model
-        self.optimizer = make_optimizer(experiment, self.model)
+        model = model_from_experiment(experiment, classes)
+        self.learner = Learner(
+            experiment, model.to(device, memory_format=torch.channels_last).train(), device
+        )
+        self.model = self.learner.model
+        if compiled:
+            self.learner.network = torch.compile(self.model)
 
     def __call__(self, images: Tensor, labels: Tensor) -> float:
         return self.launch(images, labels)["loss"].item()
 
     def launch(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Without waiting for a GPU."""
-        self.optimizer.zero_grad(set_to_none=True)
-        values = gradients_of(self.experiment, self.model, self.network, images, labels, self.experiment.epochs)
-        self.optimizer.step()
-        return values
+        """One step, without waiting for a GPU."""
+        return self.learner.step(images, labels, self.experiment.epochs)
 
 
 def experiment_of(args: argparse.Namespace, **settings) -> Experiment:
@@ -117,14 +136,18 @@ def bench_step(args: argparse.Namespace, device: torch.device) -> None:
     size = f"batch {args.batch}, {args.height} × {args.width}"
     reach = len(forms["plain float32"].weights)
     print(f"ABD-Net, {args.backbone}, {size}, {reach} convolutions in O.W., median of {args.steps} steps")
-    timed = in_turns({name: lambda step=step: step(images, labels) for name, step in forms.items()}, args.steps, device)
+    timed = in_turns(
+        {name: lambda step=step: step(images, labels) for name, step in forms.items()}, args.steps, device
+    )
     print(f"\n  {'training step':<32}{'s/step':>9}{'images/s':>10}{'times plain':>13}")
     for name, seconds in timed.items():
-        print(f"  {name:<32}{seconds:9.3f}{args.batch / seconds:10.2f}{timed['plain float32'] / seconds:13.2f}")
+        print(
+            f"  {name:<32}{seconds:9.3f}{args.batch / seconds:10.2f}{timed['plain float32'] / seconds:13.2f}"
+        )
 
 
 def bench_curves(args: argparse.Namespace, device: torch.device) -> None:
-    """The same batches through both formulations; their difference beside what another seed alone makes of the loss."""
+    """Runs the same batches through both formulations. Prints their difference and the spread over seeds."""
     with tempfile.TemporaryDirectory(prefix="reidlib-bench-") as place:
         options = {"train_identities": 48, "test_identities": 4}
         dataset = load_dataset("synthetic", Path(place) / "synthetic", synthetic_options=options)
@@ -132,19 +155,27 @@ def bench_curves(args: argparse.Namespace, device: torch.device) -> None:
         decoded = load_sizes(dataset.train.paths, [size, enlarged_size(*size)], cache=Path(place) / "cache")
         images = TrainingImages(*decoded, device)
         curves: dict[str, list[list[float]]] = {"plain float32": [], "reidlib": []}
-        with progress(2 * args.seeds * args.curve_steps, "loss curves", "step") as bar:
+        with track_progress(2 * args.seeds * args.curve_steps, "loss curves", "step") as bar:
             for seed in range(args.seeds):
-                settings = {**SMALL, "pretrained": False, "ow_reach": "backbone", "batch_size": 8, "learning_rate": 5e-4}
+                settings = {
+                    **SMALL,
+                    "pretrained": False,
+                    "ow_reach": "backbone",
+                    "batch_size": 8,
+                    "learning_rate": 5e-4,
+                }
                 experiment = experiment_for("abdnet", seed=seed, **settings)
                 steps = {
                     "plain float32": PlainStep(experiment, dataset.num_train_identities, device),
                     "reidlib": OurStep(experiment, dataset.num_train_identities, device),
                 }
-                rows = epoch_batches(dataset.train_labels, 8, experiment.images_per_identity, args.curve_steps, seed, 0)
+                rows = epoch_batches(
+                    dataset.train_labels, 8, experiment.images_per_identity, args.curve_steps, seed, 0
+                )
                 losses: dict[str, list[float]] = {name: [] for name in steps}
                 draws = torch.Generator().manual_seed(seed)
                 for chosen in rows:
-                    drawn = draw_augmentation(8, *size, draws, **experiment.augmentation)
+                    drawn = draw_augmentation(8, *size, draws, **augmentation_chances(experiment))
                     labels = torch.from_numpy(dataset.train_labels[chosen]).to(device)
                     for name, step in steps.items():
                         losses[name].append(step(images.batch(chosen, drawn), labels))
@@ -154,7 +185,10 @@ def bench_curves(args: argparse.Namespace, device: torch.device) -> None:
     of = {name: np.array(values) for name, values in curves.items()}  # (seeds, steps)
     difference = of["reidlib"] - of["plain float32"]
     window = max(1, args.curve_steps // 8)
-    print(f"\nABD-Net ({SMALL['backbone']}, {size[0]} × {size[1]}, batch 8): mean loss over {window} steps, {args.seeds} seeds,")
+    print(
+        f"\nABD-Net ({SMALL['backbone']}, {size[0]} × {size[1]}, batch 8): "
+        f"mean loss over {window} steps, {args.seeds} seeds,"
+    )
     print("and the difference of the two beside the standard deviation of the plain one's means over seeds")
     print(f"  {'steps':<12}{'plain float32':>15}{'reidlib':>10}{'difference':>12}{'over seeds':>12}")
     for start in range(0, args.curve_steps, window):
@@ -167,13 +201,15 @@ def bench_curves(args: argparse.Namespace, device: torch.device) -> None:
 
 
 def bench_attention(args: argparse.Namespace, device: torch.device) -> None:
-    """Forward and backward of attention alone, at the shapes of ABD-Net: by matrix products, and by PyTorch's fused function."""
+    """Forward and backward of attention alone, at ABD-Net's shapes: matrix products, PyTorch's function."""
 
     def by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return (query.float() @ key.float().mT).softmax(-1).to(value.dtype) @ value
 
     def by_pytorch(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return scaled_dot_product_attention(*(x.unsqueeze(1) for x in (query, key, value)), scale=1.0).squeeze(1)
+        return scaled_dot_product_attention(
+            *(x.unsqueeze(1) for x in (query, key, value)), scale=1.0
+        ).squeeze(1)
 
     def noise(channels: int, height: int, width: int, precision: torch.dtype) -> Tensor:
         x = torch.randn(args.batch, channels, height, width, device=device, dtype=precision)
@@ -204,16 +240,23 @@ def bench_attention(args: argparse.Namespace, device: torch.device) -> None:
 
 def bench_gpu(args: argparse.Namespace, device: torch.device) -> None:
     if device.type != "cuda":
-        raise SystemExit("There is no GPU on this machine: --gpu measures one. Without it the step is compared on the CPU.")
+        raise SystemExit(
+            "There is no GPU on this machine: --gpu measures one. Without it the step is compared on the CPU."
+        )
     torch.backends.cudnn.benchmark = True
     peak = bfloat16_peak(device)
     print(f"bfloat16 peak, measured with 8192 × 8192 matrix products: {peak / 1e12:.0f} TFLOP/s")
     size, rng = (args.height, args.width), np.random.default_rng(0)
-    sets = [rng.integers(0, 256, (args.images, *one, 3), dtype=np.uint8) for one in (size, enlarged_size(*size))]
+    sets = [
+        rng.integers(0, 256, (args.images, *one, 3), dtype=np.uint8) for one in (size, enlarged_size(*size))
+    ]
     data = TrainingImages(*sets, device)
     where = "stay on the GPU" if data.resident else "are sent batch by batch"
     print(f"{args.images:,} noise images, at both sizes {sum(map(np.size, sets)) / 1e9:.1f} GB, {where}")
-    print(f"\n  {'ABD-Net, ' + args.backbone:<28}{'images/s':>10}{'TFLOP/s':>9}{'of peak':>9}{'peak GB':>9}{'schedule':>12}")
+    print(
+        f"\n  {'ABD-Net, ' + args.backbone:<28}{'images/s':>10}{'TFLOP/s':>9}{'of peak':>9}"
+        f"{'peak GB':>9}{'schedule':>12}"
+    )
     for batch, compiled in [(64, False), (64, True), (128, False), (128, True)]:
         args.batch = batch
         experiment = experiment_of(args)
@@ -229,24 +272,33 @@ def bench_gpu(args: argparse.Namespace, device: torch.device) -> None:
         flops = counter.get_total_flops() / seconds
         name = f"batch {batch}" + (", compiled" if compiled else "")
         memory = torch.cuda.max_memory_allocated() / 1e9
-        print(f"  {name:<28}{batch / seconds:10.0f}{flops / 1e12:9.0f}{flops / peak:9.1%}{memory:9.1f}{minutes:8.1f} min")
-    print(f"\nschedule: {MARKET_IMAGES:,} images × {PAPER_EPOCHS} epochs at {args.height} × {args.width}, input included")
+        print(
+            f"  {name:<28}{batch / seconds:10.0f}{flops / 1e12:9.0f}{flops / peak:9.1%}"
+            f"{memory:9.1f}{minutes:8.1f} min"
+        )
+    print(
+        f"\nschedule: {MARKET_IMAGES:,} images × {PAPER_EPOCHS} epochs at {args.height} × {args.width}, "
+        "input included"
+    )
 
 
 def seconds_of(step: OurStep, data: TrainingImages, labels: Tensor, count: int) -> float:
-    """Of one of `count` steps as training takes them: augmentation drawn, batch gathered, the GPU waited for at the end only."""
+    """Seconds per step, over `count` steps like training's.
+
+    Each step draws the augmentation and gathers the batch; the GPU is waited for only at the end.
+    """
     rng, draws = np.random.default_rng(0), torch.Generator().manual_seed(0)
     torch.cuda.synchronize()
     started = time.perf_counter()
     for _ in range(count):
-        drawn = draw_augmentation(len(labels), *data.size, draws, **step.experiment.augmentation)
+        drawn = draw_augmentation(len(labels), *data.size, draws, **augmentation_chances(step.experiment))
         step.launch(data.batch(rng.integers(0, len(data.plain), len(labels)), drawn), labels)
     torch.cuda.synchronize()
     return (time.perf_counter() - started) / count
 
 
 def bfloat16_peak(device: torch.device) -> float:
-    """FLOP/s of large matrix products."""
+    """The measured FLOP/s of large matrix products."""
     a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):
         a @ b
@@ -259,16 +311,26 @@ def bfloat16_peak(device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_step_options(parser)
-    parser.add_argument("--compile", action="store_true", help="torch.compile of the network as a further form")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile of the network as a further form"
+    )
     parser.add_argument("--curves", action="store_true", help="loss curves in place of the step's time")
     parser.add_argument("--curve-steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3, help="of the loss curves")
-    parser.add_argument("--attention", action="store_true", help="attention alone in place of the step's time")
+    parser.add_argument(
+        "--attention", action="store_true", help="attention alone in place of the step's time"
+    )
     parser.add_argument("--gpu", action="store_true", help="the table of a GPU in place of the step's time")
-    parser.add_argument("--images", type=int, default=MARKET_IMAGES, help="of the training set behind that table")
-    parser.add_argument("--quick", action="store_true", help="ResNet-18, 192 × 64, two steps; 8 steps of the curves")
+    parser.add_argument(
+        "--images", type=int, default=MARKET_IMAGES, help="of the training set behind that table"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="ResNet-18, 192 × 64, two steps; 8 steps of the curves"
+    )
     args = parser.parse_args()
     if args.quick:
         quick_step(args)
@@ -277,7 +339,10 @@ def main() -> None:
     device = best_device()
     print(describe_machine(device))
     with autocast("auto", device):
-        print("training computes in " + ("bfloat16 autocast" if torch.is_autocast_enabled(device.type) else "float32"))
+        print(
+            "training computes in "
+            + ("bfloat16 autocast" if torch.is_autocast_enabled(device.type) else "float32")
+        )
     chosen = {"gpu": bench_gpu, "curves": bench_curves, "attention": bench_attention}
     bench = next((bench for name, bench in chosen.items() if getattr(args, name)), bench_step)
     bench(args, device)

@@ -1,11 +1,12 @@
-"""Reading the checkpoints that the papers' authors released (`.pth.tar`) into our networks.
+"""Reads the checkpoints that the papers' authors released (`.pth.tar`) into our networks.
 
-Our names differ from theirs. What a released file holds beyond that is dealt with by name, never ignored at large:
+Their names are translated to ours. Other differences are handled by name; any that is not listed is an error:
 - a `module.` prefix on every key;
-- ABD-Net's branches as `branches.0` and `branches.1` in either order (which is which shows in their layers);
+- ABD-Net's branches as `branches.0` and `branches.1` in either order; their layers tell which is which;
 - ABD-Net's shallow CAM a second time, as `_cam_module_abc`;
-- modules that never run: ABD-Net's heads and sum conv in a network without CAM and PAM, PFSA's `base.fc` and `fusion_conv`;
-- BN without `num_batches_tracked` (written by PyTorch before 0.4.1): it counts batches, which nothing here uses.
+- modules that never run: ABD-Net's heads and sum conv in a network without CAM and PAM, PFSA's `base.fc` and
+  `fusion_conv`;
+- BN without `num_batches_tracked` (from PyTorch before 0.4.1): it counts batches, which nothing here uses.
 """
 
 import re
@@ -15,12 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reidlib.models import ABDNet, PFSANet, ReidNetwork
-from reidlib.models.backbone import describe_mismatch, with_batch_counts
+from reidlib.models.abdnet import ABDNet
+from reidlib.models.backbone import ReidNetwork, describe_mismatch, with_batch_counts
+from reidlib.models.pfsa import PFSANet
 from reidlib.torch_files import CheckpointError, read_torch_file
 
-# Released name → ours. Each pattern matches a whole key up to the layer's own `.weight`, `.gamma`, …; branches of ABD-Net are
-# written `global` and `abd` once it is known which is which.
+# Released name → ours. A pattern matches a whole key without its last part (`.weight`, `.gamma`, …).
+# ABD-Net's branches are called `global` and `abd` here (see `_name_branches`).
 _PFSA = (
     (r"base\.(conv1|bn1)", r"stem.\1"),
     (r"base\.(layer[1-4]\..+)", r"\1"),
@@ -50,7 +52,8 @@ _ABDNET = (
     (_HEAD + r"\.attention_module", r"attentive_branch.heads.\1.module"),
     (_HEAD + r"\.attention_module\.(query|key|value)_conv", r"attentive_branch.heads.\1.module.\2"),
 )
-_CLASSIFIER = r"classifiers?(\.[\w]+)?\.weight$|(^|\.)instance(\d|_layer[1-3])\.weight$"  # in their names and in ours
+# A classifier's weight, in their names and in ours.
+_CLASSIFIER = r"classifiers?(\.[\w]+)?\.weight$|(^|\.)instance(\d|_layer[1-3])\.weight$"
 _ABDNET_UNUSED_WITHOUT_ATTENTION = r"abd\.1\.(before_module|sum_conv)\..+"
 
 
@@ -61,15 +64,19 @@ def load_released_checkpoint(
     drop_classifiers: bool = False,
     source: str = "The state dict",
 ) -> ReidNetwork:
-    """Fill `model` from a released checkpoint (a file, what such a file holds, or its state dict) and return it.
+    """Fill `model` from a released checkpoint and return it.
 
     A state dict that already has our names (a `model.pt` of this study) is taken as it is.
 
-    drop_classifiers: leave the classifiers as they are, so that the number of identities may differ.
-    source: what errors call a state dict that is given itself.
+    Args:
+        path_or_state_dict: a file, the content of such a file, or its state dict.
+        drop_classifiers: leave the model's classifiers as they are, so that the number of identities may
+            differ.
+        source: what error messages call the state dict, where no file is given.
 
     Raises:
-        CheckpointError: the file cannot be read, or a key is missing, left over or of another shape; the message lists them all.
+        CheckpointError: the file cannot be read, or keys are missing, left over or of another shape (all
+            listed).
     """
     if isinstance(path_or_state_dict, (str, Path)):
         source, content = str(path_or_state_dict), read_torch_file(Path(path_or_state_dict))
@@ -77,40 +84,56 @@ def load_released_checkpoint(
         content = path_or_state_dict
     state = state_dict_in(content, source)
     given, wanted = released_state_dict_to_ours(model, state), model.state_dict()
-    if drop_classifiers:  # those that both have: a head too many or too few is a mismatch still
+    if drop_classifiers:  # only those on both sides: a missing or additional head is still a mismatch
         both = {name for name in wanted if name in given and "classifier" in name}
         given, wanted = ({name: side[name] for name in side if name not in both} for side in (given, wanted))
     problems = describe_mismatch(given, wanted)
     if problems:
         raise CheckpointError(
-            f"{source} does not fit this {type(model).__name__} (names are ours where one exists): {problems}. Build the variant "
-            "that was saved; if only classifiers differ in shape, pass its number of identities or drop_classifiers=True."
+            f"{source} does not fit this {type(model).__name__} (names are ours where one exists): "
+            f"{problems}. Build the variant that was saved; if only classifiers differ in shape, "
+            "pass its number of identities or drop_classifiers=True."
         )
     model.load_state_dict(given, strict=not drop_classifiers)  # all names were compared above
     return model
 
 
 def state_dict_in(content: object, source: str) -> Mapping[str, Tensor]:
-    """The state dict that a file's content is, or holds under 'state_dict'; CheckpointError if neither."""
+    """The state dict in a file's content: the content itself or what it holds under 'state_dict'.
+
+    Raises:
+        CheckpointError: neither is a state dict.
+    """
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{source} holds no state dict (names to tensors), neither itself nor under 'state_dict'.")
+        raise CheckpointError(
+            f"{source} holds no state dict (names to tensors), neither itself nor under 'state_dict'."
+        )
     return state
 
 
 def classes_in(content: object, source: str) -> int:
-    """The number of people that the classifiers of a checkpoint tell apart; CheckpointError where none can be found."""
-    sizes = {len(value) for name, value in state_dict_in(content, source).items() if re.search(_CLASSIFIER, name)}
+    """The number of people that the classifiers of a checkpoint tell apart.
+
+    Raises:
+        CheckpointError: there is no classifier, or their sizes differ.
+    """
+    sizes = {
+        len(value) for name, value in state_dict_in(content, source).items() if re.search(_CLASSIFIER, name)
+    }
     if len(sizes) != 1:
         found = ", ".join(map(str, sorted(sizes))) or "no classifier"
         raise CheckpointError(
-            f"{source} should have classifiers of one size, but has {found}: is it one of these networks' files?"
+            f"{source} should have classifiers of one size, but has {found}: "
+            "is it one of these networks' files?"
         )
     return sizes.pop()
 
 
 def released_state_dict_to_ours(model: ReidNetwork, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A released state dict under the names of `model`, modules that never run left out; unknown names stay as they are.
+    """A released state dict under the names of `model`, without modules that never run.
+
+    Unknown names stay as they are.
 
     Raises:
         CheckpointError: the network has no released form, or the shallow CAM's two copies differ.
@@ -123,8 +146,14 @@ def released_state_dict_to_ours(model: ReidNetwork, state_dict: Mapping[str, Ten
         has_heads = model.attentive_branch is None or len(model.attentive_branch.heads) > 0
         rules, unused = _ABDNET, None if has_heads else _ABDNET_UNUSED_WITHOUT_ATTENTION
     else:
-        raise CheckpointError(f"{type(model).__name__} has no released checkpoints: an ABDNet or a PFSANet was expected.")
-    ours = {_rename(name, rules): value for name, value in state.items() if not (unused and re.fullmatch(unused, name))}
+        raise CheckpointError(
+            f"{type(model).__name__} has no released checkpoints: an ABDNet or a PFSANet was expected."
+        )
+    ours = {
+        _rename(name, rules): value
+        for name, value in state.items()
+        if not (unused and re.fullmatch(unused, name))
+    }
     return with_batch_counts(ours, model.state_dict())
 
 
@@ -138,7 +167,10 @@ def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
 
 
 def _name_branches(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`branches.0` and `.1` become `global` and `abd`: only the global branch has an `fc`, only the other a `reduction`."""
+    """Renames `branches.0` and `branches.1` to `global` and `abd`.
+
+    Their layers tell them apart: only the global branch has an `fc`, only the other one a `reduction`.
+    """
     kind = {}
     for name in state:
         match = re.match(r"(branches\.\d+\.)1\.(fc|reduction)\.", name)
@@ -153,12 +185,14 @@ def _name_branches(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _merge_shallow_cam(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state without the shallow CAM's second copy, once the two are seen to be equal."""
+    """Removes the shallow CAM's second copy, after checking that the two are equal."""
     merged = dict(state)
     for name in state:
         if "._cam_module_abc." in name:
             first = name.replace("._cam_module_abc.", "._cam_module.")
             value = merged.pop(name)
             if not torch.equal(merged.setdefault(first, value), value):
-                raise CheckpointError(f"The checkpoint's {name} and {first} should be copies of each other but differ.")
+                raise CheckpointError(
+                    f"The checkpoint's {name} and {first} should be copies of each other but differ."
+                )
     return merged

@@ -1,18 +1,20 @@
 """Training losses: cross-entropy, batch-hard triplet and the orthogonality penalties.
 
-L = L_xent + β_tr·L_triplet + β_OF·L_OF + β_OW·L_OW     (ABD-Net, Chen et al., ICCV 2019, https://arxiv.org/abs/1908.01114)
+L = L_xent + β_tr·L_triplet + β_OF·L_OF + β_OW·L_OW
+(ABD-Net, Chen et al., ICCV 2019, https://arxiv.org/abs/1908.01114)
 
-The orthogonality penalties measure how far the spectrum of F Fᵀ is spread, F being a feature map (channels × positions) or
-a convolution's weight (out × rest). Where paper and released code differ, the released form is the default:
+The orthogonality penalties measure how far the spectrum of F Fᵀ is spread. F is a feature map (channels ×
+positions) or a convolution's weight (out × rest). Where paper and released code differ, the released form is
+the default:
 
-                     released code                                        paper
-    eigenvalues      one power step, Rayleigh quotient pᵀXp / pᵀp         several steps p ← Xq, q ← Xp, ratio ‖q‖/‖p‖
-    O.F.             β·(λ₁ − λ₂)                                          β·(λ₁ − λ₂)²
-    O.W.             β·10·(λ₁ − λ₂)²                                      β·(λ₁ − λ₂)²
+                  released code                                  paper
+    eigenvalues   one power step, Rayleigh quotient pᵀXp / pᵀp   several steps p ← Xq, q ← Xp, ratio ‖q‖/‖p‖
+    O.F.          β·(λ₁ − λ₂)                                    β·(λ₁ − λ₂)²
+    O.W.          β·10·(λ₁ − λ₂)²                                β·(λ₁ − λ₂)²
 
-F Fᵀ is never formed: every product with it is F(Fᵀv), two passes over F. All of it runs in float32, under autocast too. The
-released estimate has a gradient of its own (`_OneStepSpread`), and maps and weights are read in the order in which memory holds
-them, channels_last or not, without a copy: F Fᵀ does not depend on the order of F's columns.
+Everything runs in float32, under autocast too. F Fᵀ is never formed: every product with it is F(Fᵀv), two
+passes over F. The released estimate has its own gradient (`_OneStepSpread`). Maps and weights are read in
+memory order, channels_last or not, to avoid a copy: F Fᵀ does not depend on the order of F's columns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,34 +31,48 @@ from reidlib.models.backbone import ReidNetwork
 Estimator = Literal["rayleigh", "norm_ratio"]
 Starts = tuple[Tensor, Tensor]  # start vectors of the iterations for λ₁ and for λ₂, (B, C, 1) each
 
-# Where the penalty on features is taken and how much it counts there, in the order in which start vectors are drawn.
+# Position of the penalty on features → its factor. Start vectors are drawn in this order.
 FEATURE_POSITIONS = {"intermediate": 0.01, "before": 1.0, "cam": 1.0, "pam": 1.0, "after": 1.0}
 REFERENCE_BATCH = 32  # the penalty is a sum over images, rescaled to a batch of this size
 
-_TINY = torch.finfo(torch.float32).tiny  # only keeps 0/0 from being NaN on a dead feature map
+_TINY = torch.finfo(torch.float32).tiny  # bounds divisors from below: avoids 0/0 for a map that is all zero
 
 
 def cross_entropy(
-    logits: Sequence[Tensor], labels: Tensor, *, label_smoothing: float = 0.0, reduction: Literal["mean", "sum"] = "mean"
+    logits: Sequence[Tensor],
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
     """Cross-entropy over several classifier heads. logits: heads × (B, classes); labels: (B,) → scalar.
 
-    Smoothing puts (1 − ε) + ε/classes on the label and ε/classes elsewhere. `reduction` combines the heads: ABD-Net averages
-    them (ε 0.1), PFSA sums them (ε 0). Over the batch it is always the mean.
+    Smoothing puts (1 − ε) + ε/classes on the label and ε/classes elsewhere. `reduction` combines the heads:
+    ABD-Net averages them (ε 0.1), PFSA sums them (ε 0). Over the batch it is always the mean.
+
+    Raises:
+        ReidError: there are no logits, or an unknown reduction.
     """
     if not logits:
-        raise ReidError("cross_entropy was given no logits: pass the `logits` list of a ReidOutput, one tensor per head.")
+        raise ReidError(
+            "cross_entropy was given no logits: pass the `logits` list of a ReidOutput, one tensor per head."
+        )
     if reduction not in ("mean", "sum"):
-        raise ReidError(f"reduction is {reduction!r}: 'mean' (over the heads, ABD-Net) or 'sum' (PFSA) was expected.")
-    per_head = torch.stack([F.cross_entropy(head.float(), labels, label_smoothing=label_smoothing) for head in logits])
+        raise ReidError(
+            f"reduction is {reduction!r}: 'mean' (over the heads, ABD-Net) or 'sum' (PFSA) was expected."
+        )
+    per_head = torch.stack(
+        [F.cross_entropy(head.float(), labels, label_smoothing=label_smoothing) for head in logits]
+    )
     return per_head.mean() if reduction == "mean" else per_head.sum()
 
 
 def batch_hard_triplet(embedding: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Batch-hard triplet loss (Hermans et al., https://arxiv.org/abs/1703.07737). embedding: (B, D); labels: (B,) → scalar.
+    """Batch-hard triplet loss (Hermans et al., https://arxiv.org/abs/1703.07737).
 
-    Mean over anchors of max(0, margin + d(hardest positive) − d(hardest negative)), d the Euclidean distance, its square
-    clamped at 1e-12. An anchor alone in its class is its own positive; one without a negative in the batch adds nothing.
+    embedding: (B, D); labels: (B,) → scalar: the mean over anchors of max(0, margin + d(hardest positive) −
+    d(hardest negative)). d is the Euclidean distance; its square is clamped at 1e-12. An anchor that is alone
+    in its class is its own positive; an anchor without a negative in the batch adds nothing.
     """
     with torch.autocast(embedding.device.type, enabled=False):
         x = embedding.float()
@@ -69,24 +85,36 @@ def batch_hard_triplet(embedding: Tensor, labels: Tensor, margin: float) -> Tens
         return F.relu(margin + hardest_positive - hardest_negative).mean()
 
 
-def spectral_spread(matrices: Tensor, starts: Starts, *, estimator: Estimator = "rayleigh", iterations: int = 1) -> Tensor:
-    """λ₁ − λ₂, the largest less the smallest eigenvalue of F Fᵀ as power iteration sees them. matrices: F, (B, C, N) → (B,).
+def spectral_spread(
+    matrices: Tensor, starts: Starts, *, estimator: Estimator = "rayleigh", iterations: int = 1
+) -> Tensor:
+    """λ₁ − λ₂, estimated by power iteration: the largest minus the smallest eigenvalue of F Fᵀ.
 
-    starts: two (B, C, 1) vectors. λ₁ comes from X = F Fᵀ, λ₂ from X − λ₁I; the gradient flows through λ₁ in both.
-    - "rayleigh" (released code): `iterations` steps p ← Xp, then λ = pᵀXp / pᵀp. With pᵀ(FFᵀ)p = ‖Fᵀp‖² both eigenvalues are
-      ‖Fᵀp‖² / ‖p‖² at their own p, because the quotient of X − λ₁I is that less λ₁ and λ₂ = λ₁ + quotient.
-    - "norm_ratio" (paper): `iterations` times p ← Xq, q ← Xp, then λ = ‖q‖ / ‖p‖. That ratio has lost its sign, and X − λ₁I
-      has no positive eigenvalue, so λ₂ = λ₁ − ratio and the spread is the second ratio itself.
+    λ₁ comes from X = F Fᵀ, λ₂ from X − λ₁I; the gradient flows through λ₁ in both.
+    - "rayleigh" (released code): `iterations` steps p ← Xp, then λ = pᵀXp / pᵀp. As pᵀ(FFᵀ)p = ‖Fᵀp‖², both
+      eigenvalues are ‖Fᵀp‖² / ‖p‖², each at its own p. (For λ₂ the quotient of X − λ₁I is smaller by λ₁, and
+      λ₂ = λ₁ + quotient.)
+    - "norm_ratio" (paper): `iterations` times p ← Xq, q ← Xp, then λ = ‖q‖ / ‖p‖. This ratio has no sign, and
+      X − λ₁I has no positive eigenvalue. So λ₂ = λ₁ − ratio, and the spread is the second ratio itself.
+
+    Args:
+        matrices: F, (B, C, N); the result is (B,).
+        starts: start vectors for λ₁ and for λ₂, (B, C, 1) each.
+
+    Raises:
+        ReidError: an unknown estimator, or no iterations.
     """
     if estimator not in ("rayleigh", "norm_ratio"):
-        raise ReidError(f"estimator is {estimator!r}: 'rayleigh' (released code) or 'norm_ratio' (paper) was expected.")
+        raise ReidError(
+            f"estimator is {estimator!r}: 'rayleigh' (released code) or 'norm_ratio' (paper) was expected."
+        )
     if iterations < 1:
         raise ReidError(f"iterations is {iterations}: power iteration needs at least 1 step.")
     with torch.autocast(matrices.device.type, enabled=False):
         f = matrices.to(torch.promote_types(matrices.dtype, torch.float32))  # (B, C, N)
-        if f.shape[1] == 1:  # one eigenvalue has no spread, and X − λ₁I is nothing but rounding
+        if f.shape[1] == 1:  # a single eigenvalue has no spread; X − λ₁I would be rounding error
             return 0 * f.sum((1, 2))
-        # Vectors are rows, (B, 1, C) or (B, 1, N), from here on: CPU libraries multiply thin columns several times slower.
+        # From here on vectors are rows, (B, 1, C) or (B, 1, N): columns are several times slower on a CPU.
         start_largest, start_smallest = (_unit(start.to(f).mT) for start in starts)
 
         def gram(v: Tensor) -> Tensor:
@@ -112,15 +140,18 @@ def spectral_spread(matrices: Tensor, starts: Starts, *, estimator: Estimator = 
 
 
 class _OneStepSpread(torch.autograd.Function):
-    """`spectral_spread` after one Rayleigh step. f: F (B, C, N); starts: (B, 2, C), s₁ and s₂ as unit rows → (B,).
+    """`spectral_spread` after one Rayleigh step, with its own gradient.
 
-    With λᵢ = ‖Fᵀpᵢ‖² / ‖pᵢ‖², p₁ = Xs₁, p₂ = Xs₂ − λ₁s₂, p̂ = p / ‖p‖ and hᵢ = ∂λᵢ/∂pᵢ = 2 (Xp̂ᵢ − λᵢp̂ᵢ) / ‖pᵢ‖, the spread
-    S = λ₁ − λ₂ has ∂S/∂λ₂ = −1 and, as p₂ depends on λ₁, ∂S/∂λ₁ = 1 + h₂ᵀs₂. Call them dᵢ; then with aᵢ = dᵢhᵢ
+    f: F (B, C, N); starts: (B, 2, C), s₁ and s₂ as unit rows → (B,). No gradient flows to the start vectors.
+
+    Let p₁ = Xs₁, p₂ = Xs₂ − λ₁s₂, p̂ᵢ = pᵢ / ‖pᵢ‖, λᵢ = ‖Fᵀp̂ᵢ‖² and hᵢ = ∂λᵢ/∂pᵢ = 2 (Xp̂ᵢ − λᵢp̂ᵢ) / ‖pᵢ‖.
+    The spread is S = λ₁ − λ₂. Its derivatives dᵢ = ∂S/∂λᵢ are d₂ = −1 and d₁ = 1 + h₂ᵀs₂, as p₂ depends on
+    λ₁. With aᵢ = dᵢhᵢ
 
         ∂S/∂F = Σᵢ 2dᵢ p̂ᵢ(Fᵀp̂ᵢ)ᵀ + aᵢ(Fᵀsᵢ)ᵀ + sᵢ(Fᵀaᵢ)ᵀ
 
-    a product of C × 6 and 6 × N that is written once. Its factors are made in forward, while F is in the cache; they are all that
-    is kept for backward, so a bfloat16 map's float32 copy is not. No gradient flows to the start vectors.
+    is one product of C × 6 and 6 × N. Both factors are computed in forward, while F is in the cache. Only
+    they are kept for backward, not the float32 copy of a bfloat16 map.
     """
 
     @staticmethod
@@ -145,7 +176,7 @@ class _OneStepSpread(torch.autograd.Function):
         left, right = ctx.saved_tensors  # (B, 6, C), (B, 6, N)
         left = gradient[:, None, None] * left
         with torch.autocast(left.device.type, enabled=False):
-            # in F's own memory order, so that adding it to another gradient of F reads both straight through
+            # In F's memory order: adding another gradient of F then reads both sequentially.
             return (right.mT @ left).mT if ctx.by_columns else left.mT @ right, None
 
 
@@ -162,25 +193,33 @@ def orthogonality_features(
     batch: int | None = None,
     part: slice = slice(None),
 ) -> Tensor:
-    """O.F., the penalty on feature maps (ABD-Net, section 3.3) → scalar. feature_maps: position → maps (B, C, H, W).
+    """O.F., the penalty on feature maps (ABD-Net, section 3.3) → scalar.
 
-    weight · Σ over positions of (its factor · the mean over its maps of Σ over images of spread) / (B / 32). The positions are
-    those of `FEATURE_POSITIONS` that the network has; others are ignored. `squared`, `estimator` and `iterations` switch
-    between the released form (defaults) and the paper's (True, "norm_ratio", several). Start vectors are standard normal, drawn
-    from `generator` or the global one unless given: position → one pair of (B, C, 1) per map.
+    weight · Σ over positions of (its factor · the mean over its maps of Σ over images of spread) / (B / 32).
 
-    With C > N, as in the attentive branch (1024 × 96), F Fᵀ is rank deficient, so its smallest eigenvalue is 0 whatever the
-    features are. `smaller_side` takes FᵀF there, whose N eigenvalues are those of F Fᵀ that can differ from 0; start vectors are
-    (B, N, 1) then. Neither paper nor released code does so.
+    Args:
+        feature_maps: position → maps (B, C, H, W). Positions that are not in `FEATURE_POSITIONS` are ignored.
+        squared, estimator, iterations: the released form (defaults) or the paper's (True, "norm_ratio",
+            several).
+        starts: position → one pair of start vectors (B, C, 1) per map. None: standard normal, drawn from
+            `generator` or PyTorch's global one.
+        smaller_side: use FᵀF where C > N, as in the attentive branch (1024 × 96). There F Fᵀ is rank
+            deficient: its smallest eigenvalue is 0 whatever the features are. FᵀF has those N of the
+            eigenvalues that can differ from 0; start vectors are then (B, N, 1). Neither paper nor released
+            code does so.
+        batch: size of the whole batch, where several processes share it.
+        part: the images of that batch that these maps belong to. They get the start vectors that they would
+            get in the whole batch.
 
-    Where several processes share a batch, `batch` is its size and `part` says which of its images these maps are of: each has
-    the start vectors then that it would have in the whole batch.
+    Raises:
+        ReidError: no position of `FEATURE_POSITIONS` is in feature_maps.
     """
     positions = [position for position in FEATURE_POSITIONS if position in feature_maps]
     if not positions:
         raise ReidError(
-            f"The orthogonality penalty on features finds none of its positions {', '.join(FEATURE_POSITIONS)} among "
-            f"{', '.join(feature_maps) or 'no feature maps'}: it is ABD-Net's; use weight 0 for other networks."
+            f"The orthogonality penalty on features finds none of its positions "
+            f"{', '.join(FEATURE_POSITIONS)} among {', '.join(feature_maps) or 'no feature maps'}: "
+            "it is ABD-Net's; use weight 0 for other networks."
         )
     total = 0.0
     for position in positions:
@@ -196,7 +235,9 @@ def orthogonality_features(
                 pair = tuple(start[part] for start in drawn)
             spread = spectral_spread(f, pair, estimator=estimator, iterations=iterations)  # (B,)
             spread = spread.square() if squared else spread
-            total = total + FEATURE_POSITIONS[position] / len(maps) * spread.sum() * REFERENCE_BATCH / len(feature_map)
+            total = total + FEATURE_POSITIONS[position] / len(maps) * spread.sum() * REFERENCE_BATCH / len(
+                feature_map
+            )
     return weight * total
 
 
@@ -211,26 +252,37 @@ def orthogonality_weights(
     starts: Sequence[Starts] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """O.W., the penalty on convolution weights (ABD-Net, section 3.3) → scalar. weights: (out, in, kh, kw) each.
+    """O.W., the penalty on convolution weights (ABD-Net, section 3.3) → scalar.
 
-    weight · factor · Σ over weights of spread², each weight reshaped to out × rest. The paper's form is factor 1, "norm_ratio",
-    several iterations. Weights of equal shape go through together (on a GPU). Start vectors are uniform in [0, 1), drawn from
-    `generator` or the global one unless given: one pair of (out, 1) per weight. `orthogonality_targets` picks the weights.
+    weight · factor · Σ over weights of spread², each weight reshaped to out × rest. The paper's form is
+    factor 1, "norm_ratio" and several iterations.
+
+    Args:
+        weights: (out, in, kh, kw) each; `orthogonality_targets` picks them.
+        starts: one pair of start vectors (out, 1) per weight. None: uniform in [0, 1), drawn from `generator`
+            or PyTorch's global one.
+
+    Raises:
+        ReidError: there are no weights.
     """
     if not weights:
         raise ReidError("orthogonality_weights was given no weights: pass orthogonality_targets(network).")
-    by_shape: dict[torch.Size, list[int]] = {}  # in order of first appearance, so draws do not depend on anything else
+    # In order of first appearance, which fixes the order of the random draws.
+    by_shape: dict[torch.Size, list[int]] = {}
     for index, tensor in enumerate(weights):
         by_shape.setdefault(tensor.shape, []).append(index)
     total = 0.0
     for members in by_shape.values():
         matrices = [_in_memory_order(weights[i]).flatten(1) for i in members]  # G × (out, rest)
         if starts is None:
-            pair = _draw_starts((len(members), len(matrices[0]), 1), matrices[0].device, generator, torch.rand)
+            pair = _draw_starts(
+                (len(members), len(matrices[0]), 1), matrices[0].device, generator, torch.rand
+            )
         else:
-            pair = tuple(torch.stack([starts[i][which] for i in members]) for which in (0, 1))  # (G, out, 1) each
-        # One batch saves a GPU launches. A CPU would first copy the weights (154 MB for ABD-Net) and then go through batches that
-        # do not fit its cache: one by one is slightly faster there.
+            # (G, out, 1) each
+            pair = tuple(torch.stack([starts[i][which] for i in members]) for which in (0, 1))
+        # On a GPU one batch needs fewer kernel launches. On a CPU one weight at a time is slightly faster: a
+        # batch would copy the weights (154 MB for ABD-Net) and not fit the cache.
         batches = [torch.stack(matrices)] if matrices[0].is_cuda else [matrix[None] for matrix in matrices]
         parts = zip(*(start.split(len(batches[0])) for start in pair), strict=True)
         spreads = [
@@ -242,12 +294,17 @@ def orthogonality_weights(
     return weight * factor * total
 
 
-def orthogonality_targets(network: ReidNetwork, *, reach: Literal["stem", "backbone"] = "stem") -> list[nn.Parameter]:
+def orthogonality_targets(
+    network: ReidNetwork, *, reach: Literal["stem", "backbone"] = "stem"
+) -> list[nn.Parameter]:
     """The convolution weights of the backbone that O.W. acts on, in network order.
 
-    - "stem" (released code): those that a walk through `nn.Sequential` containers alone comes to. It stops at residual blocks,
-      which are none, so the 7×7 stem is all it finds.
-    - "backbone" (paper): all of them, each branch's copy of layer4 included: 63 in ABD-Net with ResNet-50.
+    - "stem" (released code): only `nn.Sequential` containers are searched. Residual blocks are none, so only
+      the 7×7 convolution of the stem is found.
+    - "backbone" (paper): all of them, with each branch's copy of layer4: 63 in ABD-Net with ResNet-50.
+
+    Raises:
+        ReidError: an unknown reach.
     """
     if reach not in ("stem", "backbone"):
         raise ReidError(f"reach is {reach!r}: 'stem' (released code) or 'backbone' (paper) was expected.")
@@ -263,7 +320,10 @@ def orthogonality_targets(network: ReidNetwork, *, reach: Literal["stem", "backb
 
 
 def _in_memory_order(x: Tensor) -> Tensor:
-    """x (B, C, …) with its channels moved to the end if it is channels_last: flattening what stands after B is then no copy."""
+    """Moves the channels of x (B, C, …) to the end if it is channels_last.
+
+    Flattening all axes after the first then needs no copy.
+    """
     return x.movedim(1, -1) if x.stride(1) == 1 else x
 
 
@@ -273,12 +333,12 @@ def _as_matrices(x: Tensor) -> Tensor:
 
 
 def _unit(v: Tensor) -> Tensor:
-    """v over its norm, (B, 1, C). Both estimates ignore v's scale, so the norm needs no gradient; it prevents overflow."""
+    """v / ‖v‖, (B, 1, C), to prevent overflow. Both estimates ignore v's scale: ‖v‖ needs no gradient."""
     return v / v.detach().norm(dim=2, keepdim=True).clamp_min(_TINY)
 
 
 def _quotient(f: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """p̂ (B, 1, C), Fᵀp̂ (B, 1, N), the Rayleigh quotient of F Fᵀ at p and the norm of p, (B, 1, 1) each. p: (B, 1, C)."""
+    """p (B, 1, C) → p̂ (B, 1, C), Fᵀp̂ (B, 1, N), and (B, 1, 1) each: Rayleigh quotient of F Fᵀ at p, ‖p‖."""
     norm = p.norm(dim=2, keepdim=True).clamp_min(_TINY)
     p = p / norm
     z = p @ f
@@ -286,14 +346,16 @@ def _quotient(f: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _norm_ratio(product, q: Tensor, iterations: int) -> Tensor:
-    """‖q‖ / ‖p‖ after `iterations` times p ← Xq, q ← Xp, `product` being v → Xv. q: (B, 1, C) → (B, 1, 1)."""
+    """‖q‖ / ‖p‖ after `iterations` times p ← Xq, q ← Xp. product: v → Xv; q: (B, 1, C) → (B, 1, 1)."""
     for _ in range(iterations):
         p = _unit(product(_unit(q)))
         q = product(p)
     return q.norm(dim=2, keepdim=True) / p.norm(dim=2, keepdim=True).clamp_min(_TINY)
 
 
-def _draw_starts(shape: tuple[int, int, int], device: torch.device, generator: torch.Generator | None, distribution) -> Starts:
-    """Two start vectors (B, C, 1) on `device`, drawn on the generator's device (that one if there is none) in float32."""
+def _draw_starts(
+    shape: tuple[int, int, int], device: torch.device, generator: torch.Generator | None, distribution
+) -> Starts:
+    """Two float32 start vectors (B, C, 1) on `device`, drawn on the generator's device (`device` if None)."""
     drawn_on = device if generator is None else generator.device
     return tuple(distribution(shape, generator=generator, device=drawn_on).to(device) for _ in range(2))

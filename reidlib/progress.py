@@ -1,12 +1,12 @@
-"""Progress of long work, shown in whatever way fits where the code runs.
+"""Shows the progress of long work. How it is shown depends on where the code runs.
 
-    run by the pipeline (REIDLIB_PROGRESS names a file)   the file says how far the work is; lines go to the cell's output as well
-    a Jupyter kernel otherwise                            a widget
-    a terminal                                            a bar
-    neither (a log file, a pipe)                          only the lines
+    in the pipeline (REIDLIB_PROGRESS names a file)   the state in that file; lines also in the cell's output
+    in another Jupyter kernel                         a widget
+    in a terminal                                     a bar
+    elsewhere (a log file, a pipe)                    only the lines
 
-Contexts may be nested (epochs, and batches within an epoch). The unit "epoch" marks the work that stands for a whole
-step: only that moves the study's bar, since short work such as decoding images would let it jump.
+Contexts may be nested, as batches within epochs. Only contexts with the unit "epoch" move the study's bar: it
+would jump with short work such as decoding images.
 """
 
 import json
@@ -20,19 +20,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from reidlib.results import write_atomically
+from reidlib.files import write_atomically
 
-VARIABLE = "REIDLIB_PROGRESS"  # path of the state file; the lines are appended to the same path with .lines
+VARIABLE = "REIDLIB_PROGRESS"  # path of the state file; lines are appended to this path + ".lines"
 MAIN_UNIT = "epoch"
 WRITE_EVERY = 0.25  # seconds between two writes of the state file
 
-_silent = False  # in the processes that only help another
-_stack: list["EpochProgress"] = []  # the contexts that are open, outermost first
+_silent = False  # see `silence`
+_stack: list["Progress"] = []  # open contexts, outermost first
 _last_write = float("-inf")
 
 
-class EpochProgress:
-    """How far one piece of work is. Made by `progress`, not directly."""
+class Progress:
+    """The progress of one piece of work. `track_progress` makes it."""
 
     def __init__(self, total: int, description: str, unit: str):
         self.total, self.description, self.unit = total, description, unit
@@ -41,7 +41,7 @@ class EpochProgress:
         self._bar = None
 
     def update(self, n: int = 1, **postfix) -> None:
-        """`n` more units are done; keyword arguments are shown beside the bar (floats with four digits)."""
+        """Counts `n` more units as done. Keyword arguments are shown beside the bar, floats shortened."""
         self.n += n
         self.postfix.update(postfix)
         if self._bar is not None:
@@ -50,15 +50,11 @@ class EpochProgress:
             self._bar.update(n)
         _write_state()
 
-    def describe(self, description: str) -> None:
-        """Changes the text before the bar."""
-        self.description = description
-        if self._bar is not None:
-            self._bar.set_description(description, refresh=False)
-        _write_state()
-
     def line(self, text: str) -> None:
-        """One line that stays, once an epoch: in the log or the cell's output. A widget shows none, its bar says enough."""
+        """Prints a line that stays, such as one per epoch: in the terminal, the log or the cell's output.
+
+        A widget shows no lines, because its bar is enough.
+        """
         where = situation()
         if where == "pipeline":
             with Path(os.environ[VARIABLE] + ".lines").open("a", encoding="utf-8") as lines:
@@ -70,15 +66,15 @@ class EpochProgress:
 
 
 @contextmanager
-def progress(total: int, description: str, unit: str = "it") -> Iterator[EpochProgress]:
-    """Shows work of `total` units while the context is open.
+def track_progress(total: int, description: str, unit: str = "it") -> Iterator[Progress]:
+    """Shows work of `total` units while the context is open. Example:
 
-    with progress(epochs, "baseline", "epoch") as epochs_done:
+    with track_progress(epochs, "baseline", "epoch") as epochs_done:
         ...
         epochs_done.update(1, loss=0.42)
         epochs_done.line("epoch 3/40  loss 0.420")
     """
-    entry = EpochProgress(total, description, unit)
+    entry = Progress(total, description, unit)
     where = situation()
     nested = bool(_stack)
     if where == "widget":
@@ -86,13 +82,16 @@ def progress(total: int, description: str, unit: str = "it") -> Iterator[EpochPr
 
         entry._bar = bar(total=total, desc=description, unit=unit, leave=not nested)
     elif where == "terminal":
-        entry._bar = tqdm(total=total, desc=description, unit=unit, leave=not nested, file=sys.stderr, dynamic_ncols=True)
+        entry._bar = tqdm(
+            total=total, desc=description, unit=unit, leave=not nested, file=sys.stderr, dynamic_ncols=True
+        )
     _stack.append(entry)
     try:
         _write_state(force=not nested)
         yield entry
         if not nested:
-            _write_state(force=True)  # the last update may have come too soon after the one before to be written
+            # The last update may have been skipped, because writes are `WRITE_EVERY` seconds apart.
+            _write_state(force=True)
     finally:
         _stack.remove(entry)
         if entry._bar is not None:
@@ -100,7 +99,7 @@ def progress(total: int, description: str, unit: str = "it") -> Iterator[EpochPr
 
 
 def silence() -> None:
-    """Shows nothing in this process from now on: another one shows the work that both share."""
+    """Shows nothing in this process from now on, because another process shows their common work."""
     global _silent
     _silent = True
 
@@ -117,16 +116,22 @@ def situation() -> str:
 
 
 def read_state(path: str | Path) -> list[dict]:
-    """The open contexts as last written, outermost first: description, unit, n, total, postfix. [] before the first."""
+    """The open contexts as last written, outermost first; [] without a file.
+
+    Each has description, unit, n, total and postfix.
+    """
     path = Path(path)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 def fraction(contexts: list[dict]) -> float:
-    """Share of the work that is done, 0 to 1, with the nested contexts as the current unit's own share."""
+    """Share of the work that is done, 0 to 1. A nested context is a part of the current unit around it."""
     share = 0.0
     for context in reversed(contexts):
-        share = min(1.0, (context["n"] + (share if context["n"] < context["total"] else 0.0)) / max(context["total"], 1))
+        share = min(
+            1.0,
+            (context["n"] + (share if context["n"] < context["total"] else 0.0)) / max(context["total"], 1),
+        )
     return share
 
 
@@ -151,7 +156,8 @@ def _write_state(force: bool = False) -> None:
             "n": entry.n,
             "total": entry.total,
             "postfix": {
-                key: format(value, ".4g") if isinstance(value, float) else str(value) for key, value in entry.postfix.items()
+                key: format(value, ".4g") if isinstance(value, float) else str(value)
+                for key, value in entry.postfix.items()
             },
         }
         for entry in _stack

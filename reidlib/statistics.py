@@ -1,9 +1,9 @@
 """How sure a score is: intervals over queries, spread over seeds, and paired comparisons of two methods.
 
-Queries of one person are not independent (they show the same clothes and share their true matches), so people are resampled, not
-queries: of clusters c = 1..C with sums S_c and sizes n_c, one resample draws C with replacement, cluster c coming up w_c times,
-and its mean is Σ_c w_c S_c / Σ_c w_c n_c (the cluster bootstrap; Davison & Hinkley 1997). A query without a match, NaN in the
-metrics, is left out.
+Queries of one person are not independent: they show the same clothes and share their true matches. So people
+are resampled, not queries (the cluster bootstrap; Davison & Hinkley 1997). Cluster c = 1..C has sum S_c and
+size n_c. One resample draws C clusters with replacement; if cluster c comes up w_c times, the mean is
+Σ_c w_c S_c / Σ_c w_c n_c. Queries without a match (NaN in the metrics) are left out.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from reidlib.errors import ReidError
 
 
 class StatisticsError(ReidError):
-    """Too few values, or values that do not belong together."""
+    """There are too few values, or they do not belong together."""
 
 
 class Interval(NamedTuple):
@@ -26,7 +26,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Mean of a - b with its interval; p_value is two-sided, for no difference."""
+    """Mean of a - b with its interval; p_value is two-sided, for the hypothesis of no difference."""
 
     estimate: float
     low: float
@@ -35,7 +35,7 @@ class Difference(NamedTuple):
 
 
 class SeedSummary(NamedTuple):
-    """Over seeds; std, low and high are None where there is one seed only."""
+    """Summary over seeds; std, low and high are None for a single seed."""
 
     mean: float
     std: float | None
@@ -51,22 +51,24 @@ def bootstrap_interval(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-    method: str = "percentile",
 ) -> Interval:
-    """Interval of the mean of per-query values (Q,), e.g. average precision or `RetrievalMetrics.hits(1)`.
+    """Interval of the mean of per-query values (Q,), such as average precision or `RetrievalMetrics.hits(1)`.
 
-    groups (Q,): the queries' identities; None takes each query as its own cluster. method "percentile": the (1 ∓ confidence) / 2
-    quantiles of the resampled means. "bca": bias-corrected and accelerated (Efron 1987), the quantiles
-    Φ(z₀ + (z₀ + z) / (1 - a (z₀ + z))) with z₀ = Φ⁻¹(share of resampled means below the estimate, ties by half) and
-    a = Σ d³ / (6 (Σ d²)^1.5), d how far each leave-one-cluster-out mean lies below their mean. Where all resampled
-    means are equal (constant values) the interval is that one point. The same seed gives the same interval. Few people make it
-    too narrow: in simulations 95 % intervals hold the truth in 94 % of cases with 100 people, 92 to 93 % with 20 to 40, 87 to
-    88 % with 10.
-    Raises StatisticsError for fewer than two clusters, infinite values, or unequal lengths.
+    Its bounds are the (1 ∓ confidence) / 2 quantiles of the resampled means (scipy.stats.bootstrap).
+
+    The same seed gives the same interval. If all resampled means are equal (constant values), the interval is
+    that one point. With few people it is too narrow: in simulations, 95 % intervals hold the truth in 94 % of
+    cases with 100 people, in 92 to 93 % with 20 to 40, and in 87 to 88 % with 10.
+
+    Args:
+        groups: (Q,) identities of the queries; None: each query is its own cluster.
+
+    Raises:
+        StatisticsError: fewer than two clusters, infinite values, or unequal lengths.
     """
     values = _per_query("values", values)
     sums, sizes = _clusters(values, _group_labels(groups, len(values)))
-    return _interval(sums, sizes, confidence, resamples, seed, method)
+    return _interval(sums, sizes, confidence, resamples, seed)
 
 
 def paired_difference(
@@ -77,42 +79,66 @@ def paired_difference(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-    method: str = "percentile",
 ) -> Difference:
-    """Mean of a - b over the same queries (Q,), with `bootstrap_interval`'s interval and a paired permutation test's p-value.
+    """Mean of a - b over the same queries (Q,), with its interval and a paired permutation test's p-value.
 
-    The test (scipy.stats.permutation_test) swaps the two methods cluster by cluster, which flips the sign of the cluster's summed
-    difference, and p is twice the smaller share of swaps that give a total as small, or as large, as the observed one: of all 2^C
-    swaps where `resamples` allows, otherwise of that many random ones. Equal values give p = 1. Correct several comparisons with
-    `holm`. Raises StatisticsError, also where a query is NaN for one of the two only.
+    The interval is that of `bootstrap_interval`. The test (scipy.stats.permutation_test) swaps the two
+    methods cluster by cluster, which flips the sign of the cluster's summed difference. p is twice the
+    smaller share of swaps whose total is as small, or as large, as the observed one. All 2^C swaps are used
+    if `resamples` allows, otherwise `resamples` random ones. Equal values give p = 1. Correct several
+    comparisons with `holm`.
+
+    Raises:
+        StatisticsError: as for `bootstrap_interval`, or a query is NaN for only one of the two.
     """
     values_a, values_b = _per_query("values_a", values_a), _per_query("values_b", values_b)
     if len(values_a) != len(values_b):
         raise StatisticsError(
-            f"values_a has {len(values_a)} queries and values_b {len(values_b)}: compare two methods on the same queries."
+            f"values_a has {len(values_a)} queries and values_b {len(values_b)}: "
+            "compare two methods on the same queries."
         )
     unequal = np.flatnonzero(np.isnan(values_a) != np.isnan(values_b))
     if len(unequal):
         raise StatisticsError(
-            f"{len(unequal)} queries have a match for one method only (NaN), the first is query {unequal[0]}: "
-            "both must have the same gallery."
+            f"{len(unequal)} queries have a match for one method only (NaN), "
+            f"the first is query {unequal[0]}: both must have the same gallery."
         )
     sums, sizes = _clusters(values_a - values_b, _group_labels(groups, len(values_a)))
-    interval = _interval(sums, sizes, confidence, resamples, seed, method)
+    interval = _interval(sums, sizes, confidence, resamples, seed)
     swapped = stats.permutation_test(
         (sums, np.zeros_like(sums)),  # swapping a pair flips the sign of its difference
         lambda a, b, axis: (a - b).sum(axis=axis),
         permutation_type="samples",
         vectorized=True,
         n_resamples=resamples,
-        batch=_in_chunks(resamples, len(sums))[0],
-        random_state=np.random.default_rng([seed, 1]),  # not the stream that the interval was drawn from
+        batch=_batch(resamples, len(sums)),
+        random_state=np.random.default_rng([seed, 1]),  # independent of the interval's random stream
     )
     return Difference(*interval, float(swapped.pvalue))
 
 
+def hits(first_match_rank: Sequence[float], k: int = 1) -> np.ndarray:
+    """(Q,): 1.0 if a query's first match is among the first k images, 0.0 if not.
+
+    It is NaN if the gallery holds no match.
+    """
+    ranks = np.asarray(first_match_rank, dtype=np.float64)
+    return np.where(np.isnan(ranks), np.nan, ranks <= k)
+
+
+def interval_columns(name: str, interval: Sequence[float]) -> dict[str, float]:
+    """An interval as two columns of a table, <name>_low and <name>_high."""
+    return {f"{name}_{side}": bound for side, bound in zip(("low", "high"), interval, strict=True)}
+
+
 def seed_summary(values: Sequence[float], *, confidence: float = 0.95) -> SeedSummary:
-    """Mean, standard deviation s (n - 1 in the denominator), and mean ∓ t s / √n, Student's t for n - 1 degrees of freedom."""
+    """Mean, standard deviation s (n - 1 in the denominator) and the interval mean ∓ t s / √n.
+
+    t is Student's, for n - 1 degrees of freedom.
+
+    Raises:
+        StatisticsError: there are no values, or not all are finite.
+    """
     values = _per_query("values", values)
     if len(values) == 0 or np.isnan(values).any():
         raise StatisticsError(f"seed_summary needs one finite value per seed, not {values.tolist()}.")
@@ -142,10 +168,13 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 def _per_query(name: str, values: Sequence[float]) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1:
-        raise StatisticsError(f"{name} must be one-dimensional, one value per query or seed, not of shape {values.shape}.")
+        raise StatisticsError(
+            f"{name} must be one-dimensional, one value per query or seed, not of shape {values.shape}."
+        )
     if np.isinf(values).any():
         raise StatisticsError(
-            f"{np.isinf(values).sum()} of {len(values)} {name} are infinite, the first at {np.flatnonzero(np.isinf(values))[0]}."
+            f"{np.isinf(values).sum()} of {len(values)} {name} are infinite, "
+            f"the first at {np.flatnonzero(np.isinf(values))[0]}."
         )
     return values
 
@@ -155,19 +184,21 @@ def _group_labels(groups: np.ndarray | None, count: int) -> np.ndarray:
         return np.arange(count)
     groups = np.asarray(groups)
     if groups.shape != (count,):
-        raise StatisticsError(f"groups has shape {groups.shape}, but there are {count} values: give the identity of each query.")
+        raise StatisticsError(
+            f"groups has shape {groups.shape}, but there are {count} values: give the identity of each query."
+        )
     return groups
 
 
 def _clusters(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums (C,) and sizes (C,) of the clusters, NaN left out."""
+    """Sums (C,) and sizes (C,) of the clusters, without NaN."""
     known = ~np.isnan(values)
     _, cluster = np.unique(groups[known], return_inverse=True)
     sizes = np.bincount(cluster)
     if len(sizes) < 2:
         raise StatisticsError(
-            f"{known.sum()} of {len(values)} values are usable, of {len(sizes)} groups (identities), but an interval "
-            "needs 2 groups: check that queries have matches, or evaluate on more people."
+            f"{known.sum()} of {len(values)} values are usable, of {len(sizes)} groups (identities), "
+            "but an interval needs 2 groups: check that queries have matches, or evaluate on more people."
         )
     return np.bincount(cluster, weights=values[known]), sizes
 
@@ -177,35 +208,33 @@ def _check_confidence(confidence: float) -> None:
         raise StatisticsError(f"confidence={confidence} must lie between 0 and 1, for example 0.95.")
 
 
-def _in_chunks(resamples: int, clusters: int) -> list[int]:
-    """Sizes that add up to resamples, each so small that a (size, C) array stays near 32 MB; the random stream is the same."""
-    size = max(1, 2**22 // clusters)
-    return [min(size, resamples - start) for start in range(0, resamples, size)]
+def _batch(resamples: int, clusters: int) -> int:
+    """How many resamples scipy draws at once, so that their array stays near 32 MB.
+
+    The random stream does not depend on it.
+    """
+    return min(resamples, max(1, 2**22 // clusters))
 
 
-def _interval(sums: np.ndarray, sizes: np.ndarray, confidence: float, resamples: int, seed: int, method: str) -> Interval:
+def _interval(sums: np.ndarray, sizes: np.ndarray, confidence: float, resamples: int, seed: int) -> Interval:
     _check_confidence(confidence)
-    if method not in ("percentile", "bca"):
-        raise StatisticsError(f'method="{method}" is not known: use "percentile" or "bca".')
     if resamples < 100:
-        raise StatisticsError(f"resamples={resamples} is too few for an interval: use at least 100, better 2000.")
+        raise StatisticsError(
+            f"resamples={resamples} is too few for an interval: use at least 100, better 2000."
+        )
     estimate = float(sums.sum() / sizes.sum())
-    count, rng, means = len(sums), np.random.default_rng(seed), []
-    for size in _in_chunks(resamples, count):
-        drawn = rng.integers(0, count, (size, count)) + count * np.arange(size)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        means.append((times @ sums) / (times @ sizes))
-    means = np.concatenate(means)
-    if np.ptp(means) <= 1e-12 * max(1.0, abs(estimate)):
+    # Equal means are one point; resampling would add rounding.
+    if np.ptp(sums / sizes) <= 1e-12 * max(1.0, abs(estimate)):
         return Interval(estimate, estimate, estimate)
-    levels = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
-    if method == "bca":
-        left_out = (sums.sum() - sums) / (sizes.sum() - sizes)
-        deviation = left_out.mean() - left_out
-        acceleration = (deviation**3).sum() / (6 * (deviation**2).sum() ** 1.5)
-        below = (np.count_nonzero(means < estimate) + np.count_nonzero(means <= estimate)) / (2 * resamples)
-        bias = stats.norm.ppf(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
-        shifted = bias + stats.norm.ppf(levels)
-        levels = stats.norm.cdf(bias + shifted / (1 - acceleration * shifted))
-    low, high = np.quantile(means, levels)
-    return Interval(estimate, float(low), float(high))
+    found = stats.bootstrap(
+        (sums, sizes),
+        lambda sums, sizes, axis: sums.sum(axis=axis) / sizes.sum(axis=axis),
+        n_resamples=resamples,
+        batch=_batch(resamples, len(sums)),
+        vectorized=True,
+        paired=True,
+        confidence_level=confidence,
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(estimate, float(found.low), float(found.high))

@@ -1,8 +1,9 @@
-"""Helpers shared by the tests: where golden values lie, and the rule that fills a released network's weights."""
+"""Shared helpers and fixtures: golden values, made-up released weights, noise images, one thread."""
 
 import contextlib
 import functools
 import json
+import os
 import zlib
 from math import prod, sqrt
 from pathlib import Path
@@ -16,6 +17,27 @@ from reidlib.datasets import load_dataset
 
 GOLDEN = Path(__file__).parent / "golden"
 
+# The slowest files. Parallel processes start with them, so that none has to run one alone at the end.
+SLOW_FIRST = (
+    "test_run_all.py",
+    "test_resuming.py",
+    "test_checkpoint_command.py",
+    "test_fitting.py",
+    "test_parallel.py",
+    "test_pipeline.py",
+    "test_classification.py",
+    "test_records.py",
+)
+
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    torch.set_num_threads(1)  # each test process has a core
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(
+        key=lambda item: SLOW_FIRST.index(item.path.name) if item.path.name in SLOW_FIRST else len(SLOW_FIRST)
+    )
+
 
 def golden(name: str) -> dict[str, torch.Tensor]:
     """The tensors of tests/golden/<name>.npz; tests/golden/README.md says what each is."""
@@ -24,13 +46,13 @@ def golden(name: str) -> dict[str, torch.Tensor]:
 
 
 def golden_shapes(name: str) -> dict:
-    """tests/golden/<name>_state_keys.json: released names and shapes."""
+    """Names and shapes of released weights, from tests/golden/<name>_state_keys.json."""
     return json.loads((GOLDEN / f"{name}_state_keys.json").read_text())
 
 
 @functools.cache
 def released_entry(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """One entry of a released network's state dict, drawn from its name by the rule in tests/golden/README.md."""
+    """One entry of a released state dict, drawn from its name by the rule in tests/golden/README.md."""
     rng = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
     if name.endswith("num_batches_tracked"):
         return torch.tensor(0)
@@ -47,8 +69,13 @@ def released_entry(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(np.asarray(values, np.float32))
 
 
-def released_state(shapes: dict[str, list[int]], *, branches: tuple[str, str] = ("global", "abd")) -> dict[str, torch.Tensor]:
-    """A released state dict from its names and shapes. branches: which of ABD-Net's is `branches.0`, which `branches.1`."""
+def released_state(
+    shapes: dict[str, list[int]], *, branches: tuple[str, str] = ("global", "abd")
+) -> dict[str, torch.Tensor]:
+    """A released state dict, made from its names and shapes.
+
+    branches: which branch of ABD-Net is `branches.0` in the file, and which `branches.1`.
+    """
     state = {}
     for name, shape in shapes.items():
         released = name
@@ -60,7 +87,7 @@ def released_state(shapes: dict[str, list[int]], *, branches: tuple[str, str] = 
 
 @contextlib.contextmanager
 def one_thread_on_the_cpu():
-    """Numbers that do not depend on the machine: one thread, no GPU; torch's settings are put back."""
+    """One thread and no GPU, so that numbers do not depend on the machine. Restores torch's settings."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -101,17 +128,17 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dataset(root):
-    """Those images as a data set."""
+    """The images of `root` as a data set."""
     return load_dataset("folder", root)
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Where a module's decoded images are kept."""
+    """A module's cache folder for decoded images."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    """Tests that draw numbers draw the same ones in any order."""
+    """Tests draw the same random numbers, in whatever order they run."""
     torch.manual_seed(0)

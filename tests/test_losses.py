@@ -1,4 +1,4 @@
-"""Losses against the released code's numbers (values and gradients), hand-computed cases and dense reference forms."""
+"""Losses: the released code's values and gradients, hand-computed cases, and dense reference forms."""
 
 import math
 
@@ -22,11 +22,11 @@ from reidlib.losses import (
 from reidlib.models import ABDNet, PFSANet
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-CLOSE_TINY = {"rtol": 1e-4, "atol": 0.0}  # the penalties' values are tiny
+CLOSE_TINY = {"rtol": 1e-4, "atol": 0.0}  # penalties are tiny
 
 
 def close_gradient(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Relative to the gradient's largest entry: single entries may cancel to nothing."""
+    """The tolerance is relative to the largest entry, because single entries may cancel to nearly 0."""
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 
 
@@ -61,7 +61,10 @@ def test_total_golden():
 
 
 def test_cross_entropy_by_hand():
-    """Probabilities 3/4 and 1/4, the label being the first: −log 3/4; smoothed by 0.2, 0.9 of that and 0.1 of −log 1/4."""
+    """Probabilities 3/4 and 1/4, the first class is right: −log 3/4.
+
+    With smoothing 0.2: 0.9 times this, plus 0.1 times −log 1/4.
+    """
     sure, even = torch.tensor([[math.log(3.0), 0.0]]), torch.zeros(1, 2)
     label = torch.tensor([0])
     assert cross_entropy([sure], label).item() == pytest.approx(-math.log(0.75))
@@ -73,7 +76,10 @@ def test_cross_entropy_by_hand():
 
 
 def test_triplet_by_hand():
-    """On a line at 0, 1 | 3, 7 (two people), margin 1: 1+1−3, 1+1−2, 1+4−2 and 1+4−6, so 0, 0, 3 and 0 → mean 3/4."""
+    """Two people on a line, at 0, 1 and at 3, 7; margin 1: 1+1−3, 1+1−2, 1+4−2 and 1+4−6.
+
+    Negative values become 0. The mean of 0, 0, 3 and 0 is 3/4.
+    """
     embedding = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
     labels = torch.tensor([5, 5, 2, 2])
     assert batch_hard_triplet(embedding, labels, 1.0).item() == pytest.approx(0.75, abs=1e-5)
@@ -100,7 +106,9 @@ def test_triplet_equals_search(seed, people, images, margin):
 def test_feature_penalty_golden():
     values = golden("of_penalty")
     x = values["feature_map"].requires_grad_()
-    penalty = orthogonality_features({"after": [x]}, starts={"after": [(values["start_largest"], values["start_smallest"])]})
+    penalty = orthogonality_features(
+        {"after": [x]}, starts={"after": [(values["start_largest"], values["start_smallest"])]}
+    )
     penalty.backward()
     torch.testing.assert_close(penalty.detach(), values["penalty"], **CLOSE_TINY)
     close_gradient(x.grad, values["grad"])
@@ -121,7 +129,7 @@ def test_weight_penalty_golden(index):
 
 
 def dense_spread(f, starts, estimator, iterations):
-    """spectral_spread with F Fᵀ written out, the two eigenvalues apart and the signs as the papers' formulas have them."""
+    """`spectral_spread` with an explicit F Fᵀ, one eigenvalue after the other, and the papers' signs."""
     x = f @ f.mT
     found = []
     for which, start in enumerate(starts):
@@ -144,7 +152,11 @@ def dense_spread(f, starts, estimator, iterations):
 
 @settings(deadline=None, max_examples=30)
 @given(
-    st.integers(0, 2**31), st.integers(2, 9), st.integers(1, 12), st.sampled_from(["rayleigh", "norm_ratio"]), st.integers(1, 4)
+    st.integers(0, 2**31),
+    st.integers(2, 9),
+    st.integers(1, 12),
+    st.sampled_from(["rayleigh", "norm_ratio"]),
+    st.integers(1, 4),
 )
 def test_matrix_free_equals_dense(seed, channels, positions, estimator, iterations):
     generator = torch.Generator().manual_seed(seed)
@@ -161,32 +173,41 @@ def test_matrix_free_equals_dense(seed, channels, positions, estimator, iteratio
 
 @pytest.mark.parametrize("estimator", ["rayleigh", "norm_ratio"])
 def test_many_iterations_find_the_spread(estimator):
-    """Singular values 3, 2, 1: eigenvalues 9, 4, 1 of F Fᵀ, spread 8, whatever basis they stand in."""
+    """Singular values 3, 2, 1: F Fᵀ has the eigenvalues 9, 4, 1 and the spread 8, in any basis."""
     left, right = (torch.linalg.qr(torch.randn(n, n)).Q for n in (3, 5))
     f = (left @ torch.diag(torch.tensor([3.0, 2.0, 1.0])) @ right[:3])[None]
     starts = (torch.randn(1, 3, 1), torch.randn(1, 3, 1))
-    torch.testing.assert_close(spectral_spread(f, starts, estimator=estimator, iterations=60), torch.tensor([8.0]))
+    torch.testing.assert_close(
+        spectral_spread(f, starts, estimator=estimator, iterations=60), torch.tensor([8.0])
+    )
 
 
 def test_one_step_by_hand():
-    """F = diag(2, 1), starts (1, 1): p = (4, 1), λ₁ = 65/17; then p = (3/17, −48/17) ∝ (1, −16), λ₂ = 260/257."""
+    """F = diag(2, 1), starts (1, 1): p = (4, 1), λ₁ = 65/17.
+
+    Then p = (3/17, −48/17) ∝ (1, −16), λ₂ = 260/257.
+    """
     f = torch.diag(torch.tensor([2.0, 1.0]))[None]
     ones = torch.ones(1, 2, 1)
     assert spectral_spread(f, (ones, ones)).item() == pytest.approx(65 / 17 - 260 / 257, rel=1e-5)
 
 
 def layouts(f):
-    """f (B, C, N) as contiguous maps lie in memory and as channels_last ones do."""
+    """f (B, C, N) with the memory layout of contiguous maps, and with that of channels_last maps."""
     return f, f.mT.contiguous().mT
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**31), st.integers(1, 3), st.integers(2, 20), st.integers(1, 20), st.booleans())
 def test_own_gradient_equals_autograd(seed, batch, channels, positions, by_columns):
-    """The one-step estimate's analytic gradient against autograd through F Fᵀ written out, through λ₁ too."""
+    """The analytic gradient of the one-step estimate against autograd through an explicit F Fᵀ and λ₁."""
     generator = torch.Generator().manual_seed(seed)
-    f = layouts(torch.randn(batch, channels, positions, generator=generator, dtype=torch.float64))[by_columns].requires_grad_()
-    starts = tuple(torch.randn(batch, channels, 1, generator=generator, dtype=torch.float64) for _ in range(2))
+    f = layouts(torch.randn(batch, channels, positions, generator=generator, dtype=torch.float64))[
+        by_columns
+    ].requires_grad_()
+    starts = tuple(
+        torch.randn(batch, channels, 1, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
     spread, expected = spectral_spread(f, starts), dense_spread(f, starts, "rayleigh", 1)
     torch.testing.assert_close(spread, expected, rtol=1e-6, atol=1e-8)
     weights = torch.randn(batch, generator=generator, dtype=torch.float64)
@@ -213,7 +234,7 @@ def test_one_channel_has_no_spread(estimator, iterations):
 
 
 class LargestMade(TorchDispatchMode):
-    """Elements of the largest tensor that operations inside make, views of the inputs apart."""
+    """Counts the elements of the largest tensor made inside, except views of the inputs."""
 
     def __init__(self, *inputs):
         super().__init__()
@@ -228,11 +249,15 @@ class LargestMade(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_neither_gram_matrix_nor_copy_is_made(memory_format):
-    """Of F's C × N or its Gram matrix's C² elements nothing is made: the largest are the gradient's factors, 6 × N."""
-    stripe = torch.randn(1, 64, 24, 8).to(memory_format=memory_format).chunk(2, 2)[0].requires_grad_()  # 64 × 96
-    weights = [torch.randn(64, 12, 3, 3).to(memory_format=memory_format).requires_grad_() for _ in range(2)]  # 64 × 108
-    if memory_format == torch.channels_last:  # the half of a contiguous map is no matrix in memory
+def test_no_gram_matrix_and_no_copy_is_made(memory_format):
+    """No tensor has the size of F (C × N) or of its Gram matrix (C × C).
+
+    The largest tensors are the gradient's factors, 6 × N.
+    """
+    # matrices of 64 × 96 and 64 × 108
+    stripe = torch.randn(1, 64, 24, 8).to(memory_format=memory_format).chunk(2, 2)[0].requires_grad_()
+    weights = [torch.randn(64, 12, 3, 3).to(memory_format=memory_format).requires_grad_() for _ in range(2)]
+    if memory_format == torch.channels_last:  # half of a contiguous map has to be copied
         with LargestMade(stripe) as made:
             orthogonality_features({"after": [stripe]})
         assert made.elements == 6 * 96
@@ -242,7 +267,10 @@ def test_neither_gram_matrix_nor_copy_is_made(memory_format):
 
 
 def test_memory_format_changes_nothing():
-    """Same penalty and gradient for contiguous and channels_last maps and weights, the gradient in the input's own layout."""
+    """Penalty and gradient are the same for contiguous and channels_last maps and weights.
+
+    The gradient has the memory layout of the input.
+    """
     base, pair = torch.randn(2, 16, 6, 4), (torch.randn(2, 16, 1), torch.randn(2, 16, 1))
     kernels = [torch.randn(8, 16, 3, 3), torch.randn(8, 16, 3, 3), torch.randn(12, 16, 1, 1)]
     starts = [(torch.rand(len(k), 1), torch.rand(len(k), 1)) for k in kernels]
@@ -257,11 +285,13 @@ def test_memory_format_changes_nothing():
         assert all(g.is_contiguous(memory_format=memory_format) for g in gradients)
         results.append((*penalties, *gradients))
     for contiguous, channels_last in zip(*results, strict=True):
-        torch.testing.assert_close(channels_last, contiguous, rtol=1e-4, atol=1e-5 * contiguous.abs().max().item())
+        torch.testing.assert_close(
+            channels_last, contiguous, rtol=1e-4, atol=1e-5 * contiguous.abs().max().item()
+        )
 
 
 def test_together_equals_one_by_one():
-    """Whether matrices go through in one batch (GPU) or on their own (CPU) makes no difference."""
+    """Matrices in one batch (as on a GPU) give the same as one by one (as on a CPU)."""
     f, starts = torch.randn(5, 12, 30), (torch.rand(5, 12, 1), torch.rand(5, 12, 1))
     alone = [spectral_spread(f[i : i + 1], tuple(s[i : i + 1] for s in starts)) for i in range(5)]
     torch.testing.assert_close(torch.cat(alone), spectral_spread(f, starts), rtol=1e-5, atol=0)
@@ -269,7 +299,7 @@ def test_together_equals_one_by_one():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_equals_cpu():
-    """The batches of a GPU give the loop's numbers from the same draws."""
+    """With the same start vectors, the batches of a GPU give the numbers of the CPU's loop."""
     weights = [torch.randn(shape) for shape in ((8, 4, 3, 3), (6, 8, 1, 1), (8, 4, 3, 3))]
     values = []
     for device in ("cpu", "cuda"):
@@ -281,31 +311,44 @@ def test_gpu_equals_cpu():
 
 
 def test_smaller_side_by_hand():
-    """F = diag(2, 1) over a row of zeros: FᵀF = diag(4, 1), so the numbers of `test_one_step_by_hand`; starts have N entries."""
+    """F is diag(2, 1) above a row of zeros: FᵀF = diag(4, 1), with the numbers of `test_one_step_by_hand`.
+
+    Start vectors have N entries.
+    """
     f = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])[None, :, :, None]  # (1, 3, 2, 1)
     starts = {"after": [(torch.ones(1, 2, 1), torch.ones(1, 2, 1))]}
     penalty = orthogonality_features({"after": [f]}, weight=1 / 32, starts=starts, smaller_side=True)
     assert penalty.item() == pytest.approx(65 / 17 - 260 / 257, rel=1e-5)
-    wide = f.mT.reshape(1, 2, 3, 1)  # C ≤ N: nothing to choose
-    values = [orthogonality_features({"after": [wide]}, starts=starts, smaller_side=smaller).item() for smaller in (False, True)]
+    wide = f.mT.reshape(1, 2, 3, 1)  # C ≤ N: the switch has no effect
+    values = [
+        orthogonality_features({"after": [wide]}, starts=starts, smaller_side=smaller).item()
+        for smaller in (False, True)
+    ]
     assert values[0] == values[1]
 
 
 @pytest.mark.parametrize("estimator", ["rayleigh", "norm_ratio"])
-def test_smaller_side_finds_the_smallest_eigenvalue_that_can_differ_from_zero(estimator):
-    """Singular values 3, 2, 1 of a 9 × 3 map: spread 9 − 1 there and 9 − 0 as released."""
+def test_smaller_side_finds_the_smallest_eigenvalue_that_is_not_always_zero(estimator):
+    """A 9 × 3 map with singular values 3, 2, 1: spread 9 − 1 on the smaller side, 9 − 0 as released."""
     left, right = (torch.linalg.qr(torch.randn(n, n)).Q for n in (9, 3))
     f = left[:, :3] @ torch.diag(torch.tensor([3.0, 2.0, 1.0])) @ right
     for smaller_side, gram in ((True, f.mT @ f), (False, f @ f.mT)):
         eigenvalues = torch.linalg.eigvalsh(gram)
         penalty = orthogonality_features(
-            {"after": [f[None, :, :, None]]}, weight=1 / 32, estimator=estimator, iterations=80, smaller_side=smaller_side
+            {"after": [f[None, :, :, None]]},
+            weight=1 / 32,
+            estimator=estimator,
+            iterations=80,
+            smaller_side=smaller_side,
         )
         torch.testing.assert_close(penalty, eigenvalues[-1] - eigenvalues[0], rtol=1e-4, atol=0)
 
 
 def test_penalties_under_compile():
-    """Both in one graph without a break: same values and gradients. aot_eager needs no C++ compiler."""
+    """Both penalties compile to one graph without a break, with the same values and gradients.
+
+    The backend aot_eager needs no C++ compiler.
+    """
     weights = [torch.randn(s).requires_grad_() for s in ((8, 4, 3, 3), (6, 8, 1, 1), (8, 4, 3, 3))]
     maps = [torch.randn(2, 8, 6, 4).to(memory_format=torch.channels_last).requires_grad_() for _ in range(2)]
     weight_starts = [(torch.rand(len(w), 1), torch.rand(len(w), 1)) for w in weights]
@@ -326,26 +369,33 @@ def test_penalties_under_compile():
 
 
 def test_feature_penalty_adds_up():
-    """Stripes are averaged, positions summed (`intermediate` × 0.01), and the batch scaled to 32 images."""
+    """Stripes are averaged, positions summed (`intermediate` × 0.01), the batch is scaled to 32 images."""
     a, b, c = (torch.randn(2, 4, 3, 2) for _ in range(3))
     draw = [(torch.randn(2, 4, 1), torch.randn(2, 4, 1)) for _ in range(3)]
     spreads = [spectral_spread(m.flatten(2), s) for m, s in zip((a, b, c), draw, strict=True)]
-    maps, starts = {"cam": [a, b], "intermediate": [c], "other": [a]}, {"cam": draw[:2], "intermediate": draw[2:]}
+    maps, starts = (
+        {"cam": [a, b], "intermediate": [c], "other": [a]},
+        {"cam": draw[:2], "intermediate": draw[2:]},
+    )
     total = (spreads[0].sum() + spreads[1].sum()) / 2 + 0.01 * spreads[2].sum()
-    torch.testing.assert_close(orthogonality_features(maps, weight=0.5, starts=starts), 0.5 * total / (2 / 32))
+    torch.testing.assert_close(
+        orthogonality_features(maps, weight=0.5, starts=starts), 0.5 * total / (2 / 32)
+    )
     squares = (spreads[0].square().sum() + spreads[1].square().sum()) / 2 + 0.01 * spreads[2].square().sum()
     squared = orthogonality_features(maps, weight=0.5, starts=starts, squared=True)
     torch.testing.assert_close(squared, 0.5 * squares / (2 / 32))
 
 
 def test_weight_penalty_adds_up():
-    """Weights of equal shape go through together, to the same sum, with the starts given or drawn one by one."""
+    """Weights of equal shape are batched. The sum is the same as one by one."""
     shapes = [(4, 2, 3, 3), (5, 4, 1, 1), (4, 2, 3, 3)]
     weights = [torch.randn(shape) for shape in shapes]
     starts = [(torch.rand(w.shape[0], 1), torch.rand(w.shape[0], 1)) for w in weights]
     each = [orthogonality_weights([w], starts=[s]) for w, s in zip(weights, starts, strict=True)]
     torch.testing.assert_close(orthogonality_weights(weights, starts=starts), sum(each))
-    paper = orthogonality_weights(weights, weight=2.0, factor=1.0, estimator="norm_ratio", iterations=5, starts=starts)
+    paper = orthogonality_weights(
+        weights, weight=2.0, factor=1.0, estimator="norm_ratio", iterations=5, starts=starts
+    )
     spreads = [
         spectral_spread(w.flatten(1)[None], (s[0][None], s[1][None]), estimator="norm_ratio", iterations=5)
         for w, s in zip(weights, starts, strict=True)
@@ -365,10 +415,14 @@ def test_starts_are_drawn_from_the_named_distributions():
     uniform = tuple(torch.rand(1, 6, 1, generator=drawn)[0] for _ in range(2))
     same = orthogonality_weights([weight], generator=generator())
     torch.testing.assert_close(same, orthogonality_weights([weight], starts=[uniform]))
-    assert orthogonality_weights([weight]) != orthogonality_weights([weight])  # without one, from the global state
+    # without a generator, from the global state
+    assert orthogonality_weights([weight]) != orthogonality_weights([weight])
 
-    mixed, drawn = [torch.randn(s, 4, 1, 1) for s in (6, 5, 6)], generator()  # equal shapes draw together, first shape first
-    sixes, fives = ([torch.rand(count, size, 1, generator=drawn) for _ in range(2)] for count, size in ((2, 6), (1, 5)))
+    # weights of equal shape are drawn together, by order of appearance
+    mixed, drawn = [torch.randn(s, 4, 1, 1) for s in (6, 5, 6)], generator()
+    sixes, fives = (
+        [torch.rand(count, size, 1, generator=drawn) for _ in range(2)] for count, size in ((2, 6), (1, 5))
+    )
     starts = [tuple(s[index] for s in pair) for pair, index in ((sixes, 0), (fives, 0), (sixes, 1))]
     same = orthogonality_weights(mixed, generator=generator())
     torch.testing.assert_close(same, orthogonality_weights(mixed, starts=starts))
@@ -376,7 +430,7 @@ def test_starts_are_drawn_from_the_named_distributions():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_penalties_run_in_float32_under_autocast(dtype):
-    """Forward and backward, whatever the maps' type; the gradient comes back in that type."""
+    """Forward and backward run in float32 for any type of maps. The gradient has the type of the maps."""
     x = torch.randn(2, 16, 6, 4).to(dtype).requires_grad_()
     weight = torch.randn(16, 8, 3, 3).requires_grad_()
     pairs = [(torch.randn(2, 16, 1), torch.randn(2, 16, 1)), (torch.rand(16, 1), torch.rand(16, 1))]
@@ -412,7 +466,7 @@ def test_extreme_maps_have_finite_penalties(scale, iterations, estimator):
 
 
 def test_targets_of_abdnet():
-    """The backbone has 63 of the network's 77 convolutions; the released code's walk reaches the stem alone."""
+    """The backbone has 63 of the 77 convolutions; the released code reaches only the stem."""
     network = ABDNet(5)
     assert sum(isinstance(module, torch.nn.Conv2d) for module in network.modules()) == 77
     targets = orthogonality_targets(network, reach="backbone")

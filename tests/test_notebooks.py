@@ -1,8 +1,10 @@
-"""The notebooks keep the house's order: thin, without outputs, parameters that papermill can set, names that exist."""
+"""Rules for the notebooks: short cells, no outputs, declared parameters, names that exist."""
 
 import ast
+import builtins
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import nbformat
@@ -11,8 +13,9 @@ import pytest
 import run_all
 from reidlib.config import METHODS, PROFILES
 from reidlib.datasets import DATASETS
-from reidlib.results import Study
-from reidlib.steps import check_parameters
+from reidlib.study.command_line import Request, parse
+from reidlib.study.results import Study
+from reidlib.study.steps import check_parameters
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -31,12 +34,13 @@ def parameters_cell(name):
 
 
 def parameters(name):
-    return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(parameters_cell(name).source).body}
+    lines = ast.parse(parameters_cell(name).source).body
+    return {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
 
 
 def test_there_are_notebooks_and_every_step_has_its_own():
     study = Study("full", "synthetic", Path("nowhere/full-synthetic"))
-    steps = run_all.steps(study, list(METHODS), [0, 1], "", {}, {})
+    steps = run_all.steps(Request(study, tuple(METHODS), (0, 1)))
     assert {step.notebook for step in steps} == set(NOTEBOOKS)
     for step in steps:
         check_parameters(FOLDER / f"{step.notebook}.ipynb", step.parameters)
@@ -60,20 +64,21 @@ def test_valid_and_committed_without_results(name):
 
 
 @every
-def test_cells_have_ids_of_their_own(name):
+def test_cell_ids_are_unique(name):
     ids = [cell.id for cell in NOTEBOOKS[name].cells]
     assert len(set(ids)) == len(ids)
     assert all(ids)
 
 
 @every
-def test_cells_come_in_the_houses_order(name):
+def test_cells_are_in_the_usual_order(name):
     cells = NOTEBOOKS[name].cells
     assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
     assert "*Reads*" in cells[0].source and "*Saves*" in cells[0].source
     kinds = [cell.id for cell in cells if cell.cell_type == "code"]
     assert kinds[:2] == ["parameters", "setup"]
-    assert not any(cell.source.startswith("# ") for cell in cells[1:] if cell.cell_type == "markdown"), "one title"
+    texts = [cell.source for cell in cells[1:] if cell.cell_type == "markdown"]
+    assert not any(text.startswith("# ") for text in texts), "one title"
     if cells[-1].cell_type == "markdown":
         assert cells[-1].source.startswith("## Takeaway")
     else:
@@ -102,16 +107,17 @@ def test_notebooks_agree_on_the_parameters_they_share():
             assert seen.setdefault(parameter, value) == value, f"{name}: {parameter}"
             assert type(seen[parameter]) is type(value)
     assert seen["profile"] in PROFILES and seen["dataset"] in DATASETS and seen["method"] in METHODS
-    options = run_all.parse([])
+    options = parse([])
     assert (options.profile, options.dataset) == (seen["profile"], seen["dataset"])
 
 
 @every
-def test_cells_are_thin(name):
+def test_cells_are_short(name):
     for cell in code_cells(name):
         tree = ast.parse(cell.source)
         assert len(cell.source.splitlines()) <= 10, cell.id
-        assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda)], cell.id
+        definitions = ast.FunctionDef | ast.ClassDef | ast.Lambda
+        assert not [node for node in ast.walk(tree) if isinstance(node, definitions)], cell.id
         imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         assert not imports or cell.id == "setup", f"{cell.id}: imports belong in one cell"
 
@@ -130,25 +136,32 @@ def imported(name):
         elif isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
             for alias in node.names:
-                there = getattr(module, alias.name, None)
-                found[alias.asname or alias.name] = there or importlib.import_module(f"{node.module}.{alias.name}")
+                if not hasattr(module, alias.name):  # a module that is not imported yet
+                    importlib.import_module(f"{node.module}.{alias.name}")
+                found[alias.asname or alias.name] = getattr(module, alias.name)
     return found
 
 
 @every
 def test_every_name_that_is_used_exists(name):
-    found = imported(name)
+    found, looked_up = imported(name), set()
     for node in ast.walk(whole(name)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and inspect.ismodule(found.get(node.value.id)):
-            assert hasattr(found[node.value.id], node.attr), f"{node.value.id}.{node.attr}"
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "study":
+        if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)):
+            continue
+        owner = node.value.id
+        if inspect.ismodule(found.get(owner)):
+            assert hasattr(found[owner], node.attr), f"{owner}.{node.attr}"
+            looked_up.add(owner)
+        elif owner == "study":
             assert hasattr(Study, node.attr) or node.attr in Study.__dataclass_fields__, f"study.{node.attr}"
+            looked_up.add(owner)
+    assert {"study", "figures"} <= looked_up, "every notebook has a study and draws"
 
 
 @every
 def test_calls_fit_the_signatures(name):
-    """Calls of reidlib with arguments that the function does not take, or without some that it needs."""
-    found = imported(name)
+    """Every call of reidlib has arguments that the function takes, and all that it needs."""
+    found, fitted = imported(name), []
     for node in ast.walk(whole(name)):
         if not isinstance(node, ast.Call):
             continue
@@ -161,42 +174,65 @@ def test_calls_fit_the_signatures(name):
             continue
         if not getattr(function, "__module__", "").startswith("reidlib"):
             continue
-        if any(isinstance(argument, ast.Starred) for argument in node.args) or any(word.arg is None for word in node.keywords):
+        unpacked = [argument for argument in node.args if isinstance(argument, ast.Starred)]
+        if unpacked or any(word.arg is None for word in node.keywords):
             continue
-        own = [None] if getattr(function, "__qualname__", "").startswith("Study.") else []  # self
+        own = [None] if function.__qualname__.startswith("Study.") else []  # self
         inspect.signature(function).bind(*own, *node.args, **{word.arg: word for word in node.keywords})
+        fitted.append(function.__name__)
+    assert {"open_study", "save_figure"} <= set(fitted), "every notebook opens a study and saves a figure"
 
 
 @every
-def test_nothing_is_imported_in_vain_and_nothing_used_unseen(name):
-    tree, found = whole(name), imported(name)
-    loaded = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+def test_every_import_is_used_and_every_name_is_defined(name):
+    found = imported(name)
+    names = [node for node in ast.walk(whole(name)) if isinstance(node, ast.Name)]
+    loaded = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    stored = {node.id for node in names if isinstance(node.ctx, ast.Store)}
     assert set(found) <= loaded, "imported but not used"
-    stored = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    assert loaded <= stored | set(found) | set(dir(__builtins__) if inspect.ismodule(__builtins__) else __builtins__)
+    assert loaded <= stored | set(found) | set(dir(builtins))
+
+
+def announced(name):
+    """Names after *Saves* in the title cell: figures and tables without a suffix, folders with a slash."""
+    return set(NOTEBOOKS[name].cells[0].source.partition("*Saves*")[2].split("`")[1::2])
 
 
 @every
-def test_what_is_announced_is_what_is_saved(name):
-    """The title cell's *Saves* beside the save_figure and save_table calls."""
-    saves = NOTEBOOKS[name].cells[0].source.partition("*Saves*")[2]
-    announced = {part for part in saves.split("`")[1::2] if part.startswith(("figures/", "tables/"))}
+def test_figures_and_tables_are_announced_exactly_as_they_are_saved(name):
+    """The names after *Saves* are those in the calls of save_figure and save_table."""
     written = set()
     for node in ast.walk(whole(name)):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("save_figure", "save_table"):
             folder = "figures" if node.func.attr == "save_figure" else "tables"
-            target = node.args[1].value if isinstance(node.args[1], ast.Constant) else "curves_<method>-seed<seed>"
-            written.add(f"{folder}/{target}")
-    assert announced == written
+            target = ast.unparse(node.args[1]).replace("f'curves_{run.name}'", "'curves_<method>-seed<seed>'")
+            written.add(f"{folder}/{ast.literal_eval(target)}")
+    assert written == {entry for entry in announced(name) if not entry.startswith("runs/")}
 
 
-def test_what_a_step_produces_is_what_its_notebook_saves():
+def test_what_a_step_produces_is_announced_in_its_notebook():
+    """The names of all figures, tables and runs are announced."""
     study = Study("demo", "synthetic", Path("nowhere/demo-synthetic"))
-    for step in run_all.steps(study, ["gap"], [0], "", {}, {}):
-        saves = NOTEBOOKS[step.notebook].cells[0].source.partition("*Saves*")[2]
-        saves = saves.replace("<method>", "gap").replace("<seed>", "0")
-        for file in step.produces:
-            assert file.rpartition(".")[0] in saves or file.rpartition("/")[0] + "/" in saves, f"{step.name}: {file}"
+    steps = run_all.steps(Request(study, ("gap", "abdnet"), (0, 3), switches=("cam-sign",)))
+    assert {step.notebook for step in steps} == set(NOTEBOOKS)
+    steps += run_all.steps(Request(study, ("pfsa",), checkpoint="elsewhere/market.pth.tar"))
+    with_runs = set()
+    for step in steps:
+        # <file> is the name of the released weights.
+        listed = {
+            re.sub(r"<(\w+)>", lambda hole, step=step: str(step.parameters.get(hole[1], "market")), entry)
+            for entry in announced(step.notebook)
+        }
+        assert step.produces, step.name
+        for folder, name in (file.split("/")[:2] for file in step.produces):
+            if folder == "runs":
+                entry = f"runs/{name}/"
+                with_runs.add(step.notebook)
+            else:
+                entry = f"{folder}/{name.removesuffix({'figures': '.png', 'tables': '.csv'}[folder])}"
+            assert entry in listed, f"{step.name}: {entry}"
+    listing = {name for name in NOTEBOOKS if any(entry.startswith("runs/") for entry in announced(name))}
+    assert listing == with_runs
 
 
 def test_no_notebook_names_a_machine():

@@ -1,31 +1,35 @@
-"""The files that a fresh machine starts from agree with each other, and hold no address."""
+"""The files for setting up a new machine agree with each other, and contain no addresses."""
 
+import ctypes
 import re
 import sys
 import tomllib
+from fnmatch import fnmatch
 
 import pytest
 
-from reidlib.results import REPOSITORY
+from reidlib.files import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
 import check_machine  # noqa: E402
 
 
+def pyproject() -> dict:
+    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+
+
 def declared() -> list[str]:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    return project["project"]["dependencies"] + project["dependency-groups"]["test"]
+    return pyproject()["project"]["dependencies"] + pyproject()["dependency-groups"]["test"]
 
 
 def test_conda_environment_lists_the_same_dependencies():
     text = (REPOSITORY / "environment.yml").read_text(encoding="utf-8")
     listed = re.findall(r"^      - (.+)$", text, re.MULTILINE)
     assert listed == [*declared(), "--editable ."]
-    python = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
-    assert f"  - python{python}\n" in text
+    assert f"  - python{pyproject()['project']['requires-python']}\n" in text
 
 
-def test_lock_pins_every_dependency_with_hashes_and_holds_no_address():
+def test_lock_pins_every_dependency_with_hashes_and_contains_no_address():
     text = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8")
     pinned = dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", text, re.MULTILINE))
     for requirement in declared():
@@ -41,13 +45,34 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))[:3]
 
 
+def test_every_file_of_the_package_is_installed_with_it():
+    """Folders of code are packages, and other files are listed as package data."""
+    data = pyproject()["tool"]["setuptools"]["package-data"]
+    files = [
+        path
+        for path in (REPOSITORY / "reidlib").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    assert any(path.suffix == ".html" for path in files)
+    for path in files:
+        assert (path.parent / "__init__.py").is_file(), path
+        package = ".".join(path.parent.relative_to(REPOSITORY).parts)
+        assert path.suffix == ".py" or any(fnmatch(path.name, pattern) for pattern in data[package]), path
+
+
 def test_machine_check_names_what_is_missing(monkeypatch):
     assert check_machine.problems() == []
-    monkeypatch.setattr(check_machine, "_loads", lambda name: name != "libGL.so.1")
+
+    def load(name):
+        if name == "libGL.so.1":
+            raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
     monkeypatch.setattr(check_machine.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2e9}))
     monkeypatch.setattr(check_machine.sys, "platform", "linux")
     libraries, disk = check_machine.problems()
-    assert "libGL.so.1" in libraries and "apt-get install -y libgl1" in libraries and "libglib-2.0.so.0" not in libraries
+    assert "libGL.so.1" in libraries and "apt-get install -y libgl1" in libraries
+    assert "libglib-2.0.so.0" not in libraries
     assert "2.0 GB are free" in disk
 
 

@@ -1,4 +1,4 @@
-"""Progress: each surface gets what it can show, and the state file can be read at any moment."""
+"""Progress: what each place (pipeline, kernel, terminal, log) shows; the state file is always readable."""
 
 import json
 import os
@@ -10,13 +10,13 @@ import termios
 import pytest
 
 import reidlib.progress as module
-from reidlib.progress import VARIABLE, fraction, progress, read_state, situation
+from reidlib.progress import VARIABLE, fraction, read_state, situation, track_progress
 
 TRAINING = """
-from reidlib.progress import progress
-with progress(2, "run", "epoch") as epochs:
+from reidlib.progress import track_progress
+with track_progress(2, "run", "epoch") as epochs:
     for epoch in (1, 2):
-        with progress(3, "batches", "batch") as batches:
+        with track_progress(3, "batches", "batch") as batches:
             for _ in range(3):
                 batches.update(loss=0.25)
         epochs.update(1, rate=0.123456)
@@ -34,14 +34,20 @@ def state(tmp_path, monkeypatch):
 
 def test_state_file_shows_the_open_contexts(state, capsys):
     assert read_state(state) == []
-    with progress(4, "run", "epoch") as epochs:
+    with track_progress(4, "run", "epoch") as epochs:
         assert [context["n"] for context in read_state(state)] == [0]
         epochs.update(1, loss=0.123456)
         epochs.line("epoch 1/4")
-        with progress(10, "batches", "batch") as batches:
+        with track_progress(10, "batches", "batch") as batches:
             batches.update(5)
             outer, inner = read_state(state)
-            assert outer == {"description": "run", "unit": "epoch", "n": 1, "total": 4, "postfix": {"loss": "0.1235"}}
+            assert outer == {
+                "description": "run",
+                "unit": "epoch",
+                "n": 1,
+                "total": 4,
+                "postfix": {"loss": "0.1235"},
+            }
             assert (inner["n"], inner["total"]) == (5, 10)
             assert fraction([outer, inner]) == pytest.approx((1 + 0.5) / 4)
         epochs.update(3)
@@ -51,21 +57,23 @@ def test_state_file_shows_the_open_contexts(state, capsys):
     assert sorted(path.name for path in state.parent.iterdir()) == ["progress.json", "progress.json.lines"]
 
 
-def test_state_file_is_written_seldom_but_ends_complete(state, monkeypatch):
+def test_state_file_is_written_rarely_but_ends_complete(state, monkeypatch):
     monkeypatch.setattr(module, "WRITE_EVERY", 3600.0)
     writes = []
     write = module.write_atomically
-    monkeypatch.setattr(module, "write_atomically", lambda path, text: writes.append(json.loads(text)) or write(path, text))
-    with progress(1000, "decoding", "image") as images:
+    monkeypatch.setattr(
+        module, "write_atomically", lambda path, text: writes.append(json.loads(text)) or write(path, text)
+    )
+    with track_progress(1000, "decoding", "image") as images:
         for _ in range(1000):
             images.update()
     assert [contexts[0]["n"] for contexts in writes] == [0, 1000]
 
 
 def test_an_error_leaves_no_context_open(state):
-    with pytest.raises(KeyError), progress(2, "outer", "epoch"), progress(2, "inner", "batch"):
+    with pytest.raises(KeyError), track_progress(2, "outer", "epoch"), track_progress(2, "inner", "batch"):
         raise KeyError
-    with progress(3, "next", "epoch"):
+    with track_progress(3, "next", "epoch"):
         assert [context["description"] for context in read_state(state)] == ["next"]
 
 
@@ -86,7 +94,9 @@ def test_fraction(contexts, share):
 
 def run_training(**options):
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
-    return subprocess.run([sys.executable, "-c", TRAINING], env=environment, check=True, stdout=subprocess.PIPE, **options)
+    return subprocess.run(
+        [sys.executable, "-c", TRAINING], env=environment, check=True, stdout=subprocess.PIPE, **options
+    )
 
 
 def test_without_a_terminal_only_lines():

@@ -1,4 +1,4 @@
-"""Re-ranked distances against golden values and the dense formulation; blocks, ties, memory and refusals."""
+"""Re-ranked distances against golden values and the dense form; blocks, ties, memory and errors."""
 
 import tracemalloc
 from pathlib import Path
@@ -33,7 +33,10 @@ def test_golden(key, settings):
 
 
 def dense(query, gallery, k1, k2, lambda_value, threshold, half_precision=False):
-    """The definition with sets and full (N, N) matrices; with half_precision rounded where the released code stored."""
+    """The definition, with sets and full (N, N) matrices.
+
+    half_precision: round to float16 wherever the released code stores float16.
+    """
 
     def stored(values):
         return values.astype(np.float16).astype(np.float64) if half_precision else values
@@ -41,7 +44,8 @@ def dense(query, gallery, k1, k2, lambda_value, threshold, half_precision=False)
     features = np.concatenate([query, gallery]).astype(np.float64)
     distance = ((features[:, None] - features) ** 2).sum(axis=2)
     distance = stored(distance / distance.max(axis=1, keepdims=True))
-    rank = np.argsort(distance - np.eye(len(features)), axis=1, kind="stable")  # an image is its own first neighbour
+    # an image is its own first neighbour
+    rank = np.argsort(distance - np.eye(len(features)), axis=1, kind="stable")
 
     def reciprocal(i, k):
         return {j for j in rank[i, : k + 1] if i in rank[j, : k + 1]}
@@ -61,13 +65,13 @@ def dense(query, gallery, k1, k2, lambda_value, threshold, half_precision=False)
         encoding = stored(np.stack([encoding[rank[i, :k2]].mean(axis=0) for i in range(len(features))]))
     first, second = encoding[: len(query), None], encoding[None, len(query) :]
     shared = np.minimum(first, second).sum(axis=2)
-    # The released code takes Σ max = 2 - Σ min in either precision, which rounded rows of V keep only nearly.
+    # The released code uses Σ max = 2 - Σ min in either precision. For rounded rows of V this is nearly true.
     jaccard = 1 - shared / (2 - shared if half_precision else np.maximum(first, second).sum(axis=2))
     return stored((1 - lambda_value) * jaccard + lambda_value * distance[: len(query), len(query) :])
 
 
 def people(queries, gallery, identities, dim=6, seed=0):
-    """Whole-numbered features of crowded identities, some rows equal: distances are exact and many are tied."""
+    """Integer features of people close together, some rows equal: distances are exact, and many are tied."""
     rng = np.random.default_rng(seed)
     centres = rng.integers(-3, 4, (identities, dim))
     return [
@@ -78,7 +82,14 @@ def people(queries, gallery, identities, dim=6, seed=0):
 
 @pytest.mark.parametrize(
     "settings",
-    [(20, 6, 0.3, 2 / 3), (7, 3, 0.0, 2 / 3), (5, 9, 0.8, 0.0), (2, 1, 0.3, 0.5), (9, 2, 0.2, 0.5), (150, 6, 0.3, 2 / 3)],
+    [
+        (20, 6, 0.3, 2 / 3),
+        (7, 3, 0.0, 2 / 3),
+        (5, 9, 0.8, 0.0),
+        (2, 1, 0.3, 0.5),
+        (9, 2, 0.2, 0.5),
+        (150, 6, 0.3, 2 / 3),
+    ],
 )
 def test_equals_the_dense_form(settings):
     query, gallery = people(20, 110, 12, dim=3)
@@ -87,31 +98,49 @@ def test_equals_the_dense_form(settings):
     np.testing.assert_allclose(result, dense(query, gallery, *settings), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("settings", [(20, 6, 0.3, 0.0), (20, 6, 0.3, 2 / 3), (6, 1, 0.5, 0.0), (9, 2, 1.0, 0.5)])
+@pytest.mark.parametrize(
+    "settings", [(20, 6, 0.3, 0.0), (20, 6, 0.3, 2 / 3), (6, 1, 0.5, 0.0), (9, 2, 1.0, 0.5)]
+)
 def test_half_precision_equals_the_dense_form_rounded_at_the_same_places(settings):
-    """Float64 features, so that only the float16 roundings count: one too few or too many moves a share of the distances."""
+    """Features are float64, so only rounding to float16 matters.
+
+    One rounding step too few or too many would change part of the distances.
+    """
     query, gallery = (values.astype(np.float64) for values in people(20, 110, 12, dim=3))
     k1, k2, lambda_value, threshold = settings
-    result = k_reciprocal_distances(query, gallery, k1, k2, lambda_value, merge_threshold=threshold, half_precision=True)
-    np.testing.assert_array_equal(result, result.astype(np.float16), err_msg="the result is stored in half precision")
+    result = k_reciprocal_distances(
+        query, gallery, k1, k2, lambda_value, merge_threshold=threshold, half_precision=True
+    )
+    np.testing.assert_array_equal(
+        result, result.astype(np.float16), err_msg="the result is stored in half precision"
+    )
     expected = dense(query, gallery, *settings, half_precision=True)
     assert (result == expected).mean() > 0.998, "all but where the last rounding is a tie"
     np.testing.assert_allclose(result, expected, atol=2**-10, rtol=0)
     assert (result == dense(query, gallery, *settings)).mean() < 0.5
     single = k_reciprocal_distances(
-        *(v.astype(np.float32) for v in (query, gallery)), *settings[:3], merge_threshold=threshold, half_precision=True
+        *(v.astype(np.float32) for v in (query, gallery)),
+        *settings[:3],
+        merge_threshold=threshold,
+        half_precision=True,
     )
     assert single.dtype == np.float32 and (single == result).mean() > 0.95
 
 
 @pytest.mark.parametrize("threshold", [0.0, 2 / 3])
 def test_half_precision_differs_and_stays_close(threshold):
-    """On features that are no whole numbers: off by rounding nearly everywhere, far only where a near tie is decided anew."""
+    """With features that are not integers, nearly all distances differ by rounding.
+
+    Large differences come only from near ties that are ordered differently.
+    """
     with np.load(GOLDEN) as values:
         query, gallery = values["query_features"], values["gallery_features"]
-    full, half = (k_reciprocal_distances(query, gallery, merge_threshold=threshold, half_precision=on) for on in (False, True))
+    full, half = (
+        k_reciprocal_distances(query, gallery, merge_threshold=threshold, half_precision=on)
+        for on in (False, True)
+    )
     difference = np.abs(full - half)
-    assert np.median(difference) < 2**-10  # the step of a float16 from 1 to 2
+    assert np.median(difference) < 2**-10  # spacing of float16 from 1 to 2
     assert difference.mean() < 3e-3 and difference.max() < 0.1
     assert (difference > 0).mean() > 0.9
     assert len(np.unique(half)) < len(np.unique(full)) / 3, "many distances are equal"
@@ -163,7 +192,12 @@ def spoiled(value):
         (np.ones((2, 3)), spoiled(2), {"k2": 1.5}, "k2=1.5"),
         (np.ones((2, 3)), spoiled(2), {"lambda_value": 1.5}, "lambda_value=1.5"),
         (np.ones((2, 3)), spoiled(2), {"merge_threshold": -0.1}, "merge_threshold=-0.1"),
-        (np.ones((2, 3)), spoiled(2), {"memory_limit_mb": 1e-4}, "Re-ranking 2 queries against 5 gallery images takes up to"),
+        (
+            np.ones((2, 3)),
+            spoiled(2),
+            {"memory_limit_mb": 1e-4},
+            "Re-ranking 2 queries against 5 gallery images takes up to",
+        ),
     ],
 )
 def test_refusals(query, gallery, settings, message):

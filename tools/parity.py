@@ -1,7 +1,8 @@
-"""How far this study's numbers lie from those of the released code: `python tools/parity.py`.
+"""Prints how far this study's numbers are from those of the released code: `python tools/parity.py`.
 
-Runs the tests that compare with tests/golden/ and prints what each of their comparisons saw: how many values, their largest
-magnitude, and the largest deviation, absolute and relative to that magnitude. Exit status 1 where a test fails.
+Runs the tests that compare with tests/golden/. For each test it prints how many values were compared, their
+largest magnitude, and the largest deviation, absolute and relative to that magnitude. The exit status is 1 if
+a test fails.
 """
 
 import sys
@@ -12,14 +13,15 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))  # where tests find run_all
+sys.path.insert(0, str(REPOSITORY))  # for tests that import run_all
 
 
 class Recorder:
-    """Listens to the comparisons of every test with "golden" in its name."""
+    """Records every comparison of the tests with "golden" in their names."""
 
     def __init__(self):
-        self.rows: list[tuple[str, int, float, float]] = []  # test, values, largest magnitude, largest deviation
+        # test, values, largest magnitude, largest deviation
+        self.rows: list[tuple[str, int, float, float]] = []
         self.failed = False
 
     @pytest.hookimpl(wrapper=True)
@@ -34,15 +36,22 @@ class Recorder:
 
     def _listening(self, test: str, compare):
         def listening(actual, expected, *args, **kwargs):
-            one, two = (np.asarray(torch.as_tensor(value).detach(), np.float64) for value in (actual, expected))
+            one, two = (
+                np.asarray(torch.as_tensor(value).detach(), np.float64) for value in (actual, expected)
+            )
             if one.shape == two.shape and one.size:
-                self.rows.append((test, one.size, float(np.nanmax(np.abs(two))), float(np.nanmax(np.abs(one - two)))))
+                self.rows.append(
+                    (test, one.size, float(np.nanmax(np.abs(two))), float(np.nanmax(np.abs(one - two))))
+                )
             compare(actual, expected, *args, **kwargs)
 
         return listening
 
     def table(self) -> list[str]:
-        lines = ["| compared | values | largest magnitude | largest deviation | relative |", "|---|---:|---:|---:|---:|"]
+        lines = [
+            "| compared | values | largest magnitude | largest deviation | relative |",
+            "|---|---:|---:|---:|---:|",
+        ]
         for test in dict.fromkeys(row[0] for row in self.rows):
             own = [row for row in self.rows if row[0] == test]
             worst = max(own, key=lambda row: row[3] / (row[2] or 1))
@@ -56,7 +65,8 @@ class Recorder:
 def main() -> int:
     recorder = Recorder()
     status = pytest.main(
-        ["-q", "-k", "golden", "--no-header", "--rootdir", str(REPOSITORY), str(REPOSITORY / "tests")], [recorder]
+        ["-q", "-k", "golden", "--no-header", "--rootdir", str(REPOSITORY), str(REPOSITORY / "tests")],
+        [recorder],
     )
     print("\n".join(recorder.table()))
     return 1 if recorder.failed or status else 0

@@ -1,12 +1,17 @@
-"""ABD-Net: a ResNet with a global and an attentive branch, whose features are penalised for not being diverse.
+"""ABD-Net: a ResNet with a global branch and an attentive branch.
 
-ABD-Net: Attentive but Diverse Person Re-Identification (Chen et al., ICCV 2019, https://arxiv.org/abs/1908.01114).
-Every row of the paper's Table 1 is this class with parts switched off. Not from the paper, but from its released code:
-- the attention heads run on each stripe, where the figure draws them on the whole map (`attention_per_stripe`);
-- `before` passes through a DANet head too, where the figure draws a straight line (`before_head`);
-- channel attention prefers the least similar channels (`cam_most_similar_first`, see `ChannelAttention`);
-- with neither CAM nor PAM, heads and sum conv are skipped: `before` and `after` are the reduced map itself.
-Not from either: the branches have a fixed order, global first (`branch_order`); unused modules are not built.
+ABD-Net: Attentive but Diverse Person Re-Identification (Chen et al., ICCV 2019,
+https://arxiv.org/abs/1908.01114). Every row of the paper's Table 1 is this class with parts switched off. Its
+penalties for features that are not diverse are in `reidlib.losses`.
+
+From the released code, not from the paper:
+- The attention heads run on each stripe; the figure draws them on the whole map (`attention_per_stripe`).
+- `before` passes through a DANet head too; the figure draws a straight line (`before_head`).
+- Channel attention prefers the least similar channels (`cam_most_similar_first`, see `ChannelAttention`).
+- Without CAM and PAM there are no heads and no sum conv: `before` and `after` are the reduced map itself.
+
+From neither: the branches have a fixed order, global first (`branch_order`), and unused modules are not
+built.
 """
 
 import copy
@@ -23,12 +28,18 @@ from reidlib.models.backbone import ReidNetwork, ReidOutput, build_trunk
 
 
 class ABDNet(ReidNetwork):
-    """The whole network. images: (B, 3, H, W) → ReidOutput; heads are global, then one per stripe, as branch_order says.
+    """The whole network: images (B, 3, H, W) → ReidOutput.
 
-    embedding: (B, embedding_dim + stripes · reduced_dim), not normalised. feature_maps: `intermediate` (layer1's output, after
-    the shallow CAM if there is one) and from the attentive branch `before`, `cam` and `pam` as far as they are there, and
-    `after`: one map per stripe, or the whole map without attention_per_stripe. Shapes in comments are for ResNet-50 at
-    384 × 128. Raises ReidError for settings that contradict each other.
+    - heads: the global one, then one per stripe; branch_order="attentive-first" puts the stripes first.
+    - embedding: (B, embedding_dim + stripes · reduced_dim), not normalised.
+    - feature_maps: `intermediate` is layer1's output, after the shallow CAM if there is one. The attentive
+      branch adds `before`, `cam`, `pam` and `after`, as far as they exist, with one map per stripe each.
+      Without attention_per_stripe each has one map, the whole one.
+
+    Shapes in comments are for ResNet-50 at 384 × 128.
+
+    Raises:
+        ReidError: settings are out of range or contradict each other.
     """
 
     def __init__(
@@ -54,15 +65,28 @@ class ABDNet(ReidNetwork):
     ):
         super().__init__()
         if not attentive_branch and (cam or pam):
-            raise ReidError("cam and pam sit in the attentive branch: set both to False, or attentive_branch to True.")
+            raise ReidError(
+                "cam and pam sit in the attentive branch: set both to False, or attentive_branch to True."
+            )
         if num_classes < 1 or stripes < 1:
-            raise ReidError(f"num_classes is {num_classes} and stripes is {stripes}: both must be at least 1.")
+            raise ReidError(
+                f"num_classes is {num_classes} and stripes is {stripes}: both must be at least 1."
+            )
         if branch_order not in ("global-first", "attentive-first"):
-            raise ReidError(f"branch_order is {branch_order!r}: 'global-first' or 'attentive-first' was expected.")
+            raise ReidError(
+                f"branch_order is {branch_order!r}: 'global-first' or 'attentive-first' was expected."
+            )
         trunk = build_trunk(backbone, last_stride=last_stride, pretrained=pretrained)
         channels = trunk.channels[3]
-        self.stem, self.layer1, self.layer2, self.layer3 = trunk.stem, trunk.layer1, trunk.layer2, trunk.layer3
-        self.shallow_cam = ChannelAttention(most_similar_first=cam_most_similar_first) if shallow_cam else None
+        self.stem, self.layer1, self.layer2, self.layer3 = (
+            trunk.stem,
+            trunk.layer1,
+            trunk.layer2,
+            trunk.layer3,
+        )
+        self.shallow_cam = (
+            ChannelAttention(most_similar_first=cam_most_similar_first) if shallow_cam else None
+        )
         self.global_branch = GlobalBranch(trunk.layer4, channels, embedding_dim, num_classes, dropout)
         self.attentive_branch = None
         if attentive_branch:
@@ -83,7 +107,13 @@ class ABDNet(ReidNetwork):
 
     def trunk_modules(self) -> list[nn.Sequential]:
         branches = (self.global_branch, self.attentive_branch)
-        return [self.stem, self.layer1, self.layer2, self.layer3, *(b.layer4 for b in branches if b is not None)]
+        return [
+            self.stem,
+            self.layer1,
+            self.layer2,
+            self.layer3,
+            *(b.layer4 for b in branches if b is not None),
+        ]
 
     def forward(self, images: Tensor) -> ReidOutput:
         x = self.layer1(self.stem(images))  # (B, 256, 96, 32)
@@ -93,7 +123,8 @@ class ABDNet(ReidNetwork):
         x = self.layer3(self.layer2(x))  # (B, 1024, 24, 8)
         head_embeddings, all_logits = [], []
         branches = [self.global_branch, self.attentive_branch]
-        for branch in reversed(branches) if self.attentive_first else branches:  # dropout draws in this order, too
+        # Dropout draws its random numbers in this order, too.
+        for branch in reversed(branches) if self.attentive_first else branches:
             if branch is not None:
                 embeddings, logits, maps = branch(x)
                 head_embeddings += embeddings
@@ -106,25 +137,34 @@ class ABDNet(ReidNetwork):
 class GlobalBranch(nn.Module):
     """layer4 → average pool → Linear, BN, ReLU, dropout → classifier."""
 
-    def __init__(self, layer4: nn.Sequential, channels: int, embedding_dim: int, num_classes: int, dropout: float):
+    def __init__(
+        self, layer4: nn.Sequential, channels: int, embedding_dim: int, num_classes: int, dropout: float
+    ):
         super().__init__()
         self.layer4 = layer4
         self.fc = nn.Sequential(
-            nn.Linear(channels, embedding_dim), nn.BatchNorm1d(embedding_dim), nn.ReLU(inplace=True), nn.Dropout(dropout)
+            nn.Linear(channels, embedding_dim),
+            nn.BatchNorm1d(embedding_dim),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
         )
         self.classifier = nn.Linear(embedding_dim, num_classes)
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], dict[str, list[Tensor]]]:
-        """x: (B, 1024, 24, 8) → its one embedding, its logits, and no feature maps."""
+        """x: (B, 1024, 24, 8) → one embedding, its logits and no feature maps."""
         embedding = self.fc(average_pool(self.layer4(x)))  # (B, 1024)
         return [embedding], [self.classifier(embedding)], {}
 
 
 class AttentiveBranch(nn.Module):
-    """layer4 → reduction → horizontal stripes; on each the same attention heads, their sum → 1×1 conv → pool → classifier.
+    """layer4 → reduction → attention heads on each horizontal stripe → sum → 1×1 conv → pool → classifier.
 
-    attention: name → module to wrap in a head (`before`, `cam`, `pam`); empty for none. Without a head for it `before` is the
-    reduced map itself. per_stripe: whether the heads run on each stripe or on the whole map, which is then cut.
+    All stripes share the heads; each stripe has its own classifier.
+
+    Args:
+        attention: name → module that a head wraps (`before`, `cam`, `pam`); empty: no heads. Without a head
+            for it, `before` is the reduced map itself.
+        per_stripe: True: the heads run on each stripe. False: on the whole map, which is cut afterwards.
     """
 
     def __init__(
@@ -141,22 +181,29 @@ class AttentiveBranch(nn.Module):
         super().__init__()
         self.layer4 = layer4
         self.reduction = conv_norm_relu(channels, reduced_dim, 1)
-        self.heads = nn.ModuleDict({name: AttentionHead(module, reduced_dim, head_dim) for name, module in attention.items()})
-        self.sum_conv = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(reduced_dim, reduced_dim, 1)) if attention else None
+        self.heads = nn.ModuleDict(
+            {name: AttentionHead(module, reduced_dim, head_dim) for name, module in attention.items()}
+        )
+        self.sum_conv = (
+            nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(reduced_dim, reduced_dim, 1)) if attention else None
+        )
         self.classifiers = nn.ModuleList(nn.Linear(reduced_dim, num_classes) for _ in range(stripes))
         self.per_stripe = per_stripe
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], dict[str, list[Tensor]]]:
-        """x: (B, 1024, 24, 8) → embeddings and logits, one per stripe, and feature maps by position, one per stripe or one."""
+        """x: (B, 1024, 24, 8) → embeddings and logits, one per stripe, and feature maps by position.
+
+        A position has one map per stripe, or a single map without `per_stripe`.
+        """
         x = self.reduction(self.layer4(x))
         stripes = self.cut(x)  # stripes × (B, 1024, 12, 8)
         if not self.per_stripe:
             whole = self.attend(x)
             maps = {name: [whole[name]] for name in whole}
-        elif self.training:  # one after the other, so that BN takes its statistics over each stripe in turn
+        elif self.training:  # one stripe after the other: BN's batch statistics are those of one stripe
             per_stripe = [self.attend(stripe) for stripe in stripes]
             maps = {name: [stripe_maps[name] for stripe_maps in per_stripe] for name in per_stripe[0]}
-        else:  # every layer treats each image on its own, so stripes can go through as more images
+        else:  # in evaluation mode images do not affect each other: all stripes go through as one batch
             maps = {name: list(m.chunk(len(stripes))) for name, m in self.attend(torch.cat(stripes)).items()}
         pooled = maps["after"] if self.per_stripe else self.cut(whole["after"])
         embeddings = [average_pool(m) for m in pooled]  # stripes × (B, 1024)
@@ -174,7 +221,7 @@ class AttentiveBranch(nn.Module):
         return x.chunk(stripes, 2)
 
     def attend(self, stripe: Tensor) -> dict[str, Tensor]:
-        """(B, C, h, W) → position → map (B, C, h, W), from `before` to `after`."""
+        """A stripe or the whole map, (B, C, h, W) → position → map (B, C, h, W), from `before` to `after`."""
         if self.sum_conv is None:
             return {"before": stripe, "after": stripe}
         maps = {} if "before" in self.heads else {"before": stripe}
@@ -188,7 +235,7 @@ def average_pool(x: Tensor) -> Tensor:
 
 
 def init_new_layer(module: nn.Module) -> None:
-    """Start values: convolutions Kaiming normal (fan-out), Linear N(0, 0.01), BN weights N(1, 0.02), biases 0."""
+    """Initial values: convolutions Kaiming normal (fan-out), Linear N(0, 0.01), BN N(1, 0.02), biases 0."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Linear):

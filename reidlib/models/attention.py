@@ -1,6 +1,7 @@
-"""All attention layers of the study, one idea each. Feature maps in, feature maps of the same shape out.
+"""The attention layers of the study: feature maps in, feature maps of the same shape out.
 
-Every softmax is taken over float32 values, under autocast too: bfloat16 would round energies of a few hundred to whole numbers.
+Every softmax runs in float32, under autocast too: bfloat16 would round energies of a few hundred to whole
+numbers.
 """
 
 from typing import Literal
@@ -13,13 +14,16 @@ from reidlib.errors import ReidError
 
 
 class ChannelAttention(nn.Module):
-    """Channel attention (CAM): each channel adds γ times a mixture of all channels, weighted by their similarity to it.
+    """Channel attention (CAM): each channel adds γ times a mixture of all channels, weighted by similarity.
 
-    Dual Attention Network for Scene Segmentation (Fu et al., CVPR 2019, https://arxiv.org/abs/1809.02983), used by ABD-Net
-    (https://arxiv.org/abs/1908.01114). Not from the papers: their formula is softmax(energy), most similar channels first, but
-    both released codes subtract the energy from its row maximum, which makes it softmax(−energy): the *least* similar channels
-    weigh most. That released form is the default; `most_similar_first=True` is the papers'.
-    Scaled dot-product attention (query −x, key and value x) would be the same function, but is no faster on a CPU
+    Dual Attention Network for Scene Segmentation (Fu et al., CVPR 2019, https://arxiv.org/abs/1809.02983),
+    used by ABD-Net (https://arxiv.org/abs/1908.01114).
+
+    In the papers the weights are softmax(energy): the most similar channels weigh most. Both released codes
+    subtract the energy from its row maximum, which gives softmax(−energy): the *least* similar channels weigh
+    most. The released form is the default; `most_similar_first=True` is the papers'.
+
+    Scaled dot-product attention (query −x, key and value x) is the same function, but no faster on a CPU
     (benchmarks/bench_training.py --attention).
     """
 
@@ -43,9 +47,10 @@ class ChannelAttention(nn.Module):
 class PositionAttention(nn.Module):
     """Position attention (PAM): each position adds γ times a mixture of all positions' values.
 
-    Dual Attention Network for Scene Segmentation (Fu et al., CVPR 2019, https://arxiv.org/abs/1809.02983), used by ABD-Net
-    (https://arxiv.org/abs/1908.01114). Energies are not divided by √d; query and key have C/8 channels (at least 1).
-    That is scaled dot-product attention with scale 1, so PyTorch's own computes it; `attention` is for who looks at the maps.
+    Dual Attention Network for Scene Segmentation (Fu et al., CVPR 2019, https://arxiv.org/abs/1809.02983),
+    used by ABD-Net (https://arxiv.org/abs/1908.01114). Query and key have C/8 channels (at least 1). Energies
+    are not divided by √d: this is PyTorch's scaled dot-product attention with scale 1. `attention` returns
+    the weights, for inspection only.
     """
 
     def __init__(self, channels: int):
@@ -57,14 +62,14 @@ class PositionAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def attention(self, x: Tensor) -> Tensor:
-        """x: (B, C, H, W) → (B, N, N), row i says where position i looks and sums to 1, float32; N = H·W."""
+        """x: (B, C, H, W) → (B, N, N) float32, N = H·W: row i holds position i's weights, which sum to 1."""
         query, key = (places(layer(x)) for layer in (self.query, self.key))  # (B, N, C/8)
         with torch.autocast(x.device.type, enabled=False):
             energy = query.float() @ key.float().mT  # (B, N, N)
             return energy.softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        # One head, (B, 1, N, channels). PyTorch accumulates energies and takes their softmax in float32, bfloat16 inputs or not.
+        # One head: (B, 1, N, channels). Energies and softmax are float32, even for bfloat16 inputs.
         query, key, value = (places(layer(x)).unsqueeze(1) for layer in (self.query, self.key, self.value))
         mixed = scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)  # (B, N, C)
         return x + (self.gamma * mixed.mT.reshape(x.shape)).to(x.dtype)
@@ -73,16 +78,20 @@ class PositionAttention(nn.Module):
 class SpatialAttention(nn.Module):
     """Parameter-free spatial attention: multiplies every channel by one map of how active each position is.
 
-    Parameter-Free Spatial Attention Network for Person Re-Identification (Wang et al., https://arxiv.org/abs/1811.12150).
+    Parameter-Free Spatial Attention Network for Person Re-Identification (Wang et al.,
+    https://arxiv.org/abs/1811.12150).
     - "softmax" (paper): softmax over positions of the channel sum.
-    - "sum" (released code, default): channel mean divided by its sum over positions; no softmax. The input must not be negative
-      (it comes from a ReLU). The mean and the sum over channels give the same quotient.
+    - "sum" (released code, default): the channel mean divided by its sum over positions. The channel sum
+      would give the same quotient. The input must not be negative (it comes from a ReLU).
     """
 
     def __init__(self, normalization: Literal["softmax", "sum"] = "sum"):
         super().__init__()
         if normalization not in ("softmax", "sum"):
-            raise ReidError(f"normalization is {normalization!r}: 'softmax' (paper) or 'sum' (released code) was expected.")
+            raise ReidError(
+                f"normalization is {normalization!r}: "
+                "'softmax' (paper) or 'sum' (released code) was expected."
+            )
         self.normalization = normalization
 
     def attention(self, x: Tensor) -> Tensor:
@@ -90,11 +99,14 @@ class SpatialAttention(nn.Module):
         energy = x.sum(1, keepdim=True, dtype=torch.float32)  # (B, 1, H, W)
         if self.normalization == "softmax":
             return energy.flatten(1).softmax(1).view_as(energy)
-        # The bound only keeps a map that is zero everywhere from becoming NaN.
+        # The lower bound avoids 0/0 for a map that is zero everywhere.
         return energy / energy.sum((2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
 
     def pool(self, x: Tensor, attention: Tensor) -> Tensor:
-        """Global average pooling of x · attention without making that map. (B, C, H, W), (B, 1, H, W) → (B, C), float32."""
+        """Global average pooling of x · attention, without storing that product.
+
+        x: (B, C, H, W); attention: (B, 1, H, W) → (B, C), float32.
+        """
         summed = x.flatten(2) @ attention.flatten(2).mT.to(x.dtype)  # (B, C, 1)
         return summed.float().squeeze(2) / attention.shape[2:].numel()
 
@@ -106,10 +118,12 @@ class SpatialAttention(nn.Module):
 
 
 class AttentionHead(nn.Module):
-    """The convolutions that DANet puts around an attention module (Fu et al., CVPR 2019, https://arxiv.org/abs/1809.02983).
+    """The convolutions that DANet puts around an attention module.
 
-    3×3 conv, BN, ReLU → `module` on `inner` channels → 3×3 conv, BN, ReLU → dropout 0.1 of whole channels → 1×1 conv.
-    (B, channels, H, W) → (B, channels, H, W). ABD-Net wraps CAM, PAM and, unlike its figure, the plain path (nn.Identity) in it.
+    3×3 conv, BN, ReLU → `module` on `inner` channels → 3×3 conv, BN, ReLU → dropout 0.1 of whole channels →
+    1×1 conv. (B, channels, H, W) → (B, channels, H, W). Source: Fu et al., CVPR 2019,
+    https://arxiv.org/abs/1809.02983. ABD-Net wraps CAM and PAM in it and, unlike its figure, the plain path
+    (nn.Identity).
     """
 
     def __init__(self, module: nn.Module, channels: int, inner: int):
@@ -124,12 +138,12 @@ class AttentionHead(nn.Module):
 
 
 def places(x: Tensor) -> Tensor:
-    """(B, C, H, W) → (B, H·W, C), a view where the channels lie last in memory."""
+    """(B, C, H, W) → (B, H·W, C), a view; it is contiguous if x is channels_last."""
     return x.flatten(2).mT
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
-    """kernel × kernel convolution without bias that keeps the resolution, BN, ReLU."""
+    """kernel × kernel convolution without bias that keeps the resolution, then BN and ReLU."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),

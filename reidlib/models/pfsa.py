@@ -1,8 +1,11 @@
 """PFSA: a ResNet with spatial attention before global average pooling, deep supervision and part classifiers.
 
-Parameter-Free Spatial Attention Network for Person Re-Identification (Wang et al., https://arxiv.org/abs/1811.12150).
-Not from the paper, but from its released code (and the default): attention is normalised by its sum, without a softmax (see
-`SpatialAttention`), and SA₁, the attention on the final map, is never applied; `spatial_attention="sa1+sa2"` applies it.
+Parameter-Free Spatial Attention Network for Person Re-Identification (Wang et al.,
+https://arxiv.org/abs/1811.12150).
+
+From the released code, not from the paper (both are the default):
+- Attention is normalised by its sum, without a softmax (see `SpatialAttention`).
+- SA₁, the attention on the final map, is never applied; `spatial_attention="sa1+sa2"` applies it.
 """
 
 from pathlib import Path
@@ -21,18 +24,29 @@ SUPERVISED = ("layer1", "layer2", "layer3")
 
 
 class PFSANet(ReidNetwork):
-    """The whole network. images: (B, 3, H, W) → ReidOutput; heads are the parts, the global one, then layer1 … layer3.
+    """The whole network: images (B, 3, H, W) → ReidOutput.
 
-    - parts: number of horizontal stripes of the final map (P), each with a classifier, and a global one on their mean feature.
-      0: the global classifier alone, straight on the globally pooled vector, or with `global_bottleneck` behind the 1×1
-      convolution that the parts would share (the "feature 256" of the paper's ablation).
-    - deep_supervision (DS): a classifier on each of layer1 … layer3.
-    - feature_dim: channels of the 1×1 convolutions before the classifiers; may be None where there is none.
-    - spatial_attention: "sa1" before the pooling of the final map, "sa2" before those of deep supervision, "sa1+sa2", or "none".
-    embedding: the pooled final map before dropout, each part L2-normalised over channels: (B, C · parts), channels outermost.
-    feature_maps: `layer1` … `layer4`; `final`, the map that is pooled (layer4, after SA₁ if there is one); `attention`, the maps
-    (B, 1, H, W) of layer1 … layer3 and then of layer4, as far as attention is applied there.
-    Shapes in comments are for ResNet-50 at 384 × 128. Raises ReidError for settings that contradict each other.
+    - heads: the parts, the global one, then layer1 … layer3.
+    - embedding: (B, C · parts), or (B, C) without parts; channels outermost. It is the pooled final map
+      before dropout, each part L2-normalised over channels.
+    - feature_maps: `layer1` … `layer4`; `final`, the map that is pooled (layer4, after SA₁ if there is one);
+      `attention`, the maps (B, 1, H, W) of layer1 … layer3 and of layer4, as far as attention is applied
+      there.
+
+    Shapes in comments are for ResNet-50 at 384 × 128.
+
+    Args:
+        parts: P, the number of horizontal stripes of the final map. Each has a classifier; the global
+            classifier takes their mean feature. 0: only the global classifier, on the globally pooled vector.
+        global_bottleneck: with parts=0, the global classifier follows the 1×1 convolution that parts would
+            share (the "feature 256" of the paper's ablation).
+        deep_supervision: DS, a classifier on each of layer1 … layer3.
+        feature_dim: channels of the 1×1 convolutions before the classifiers; may be None if there are none.
+        spatial_attention: "sa1" before the pooling of the final map, "sa2" before those of deep supervision,
+            "sa1+sa2", or "none".
+
+    Raises:
+        ReidError: settings are out of range or contradict each other.
     """
 
     def __init__(
@@ -52,17 +66,24 @@ class PFSANet(ReidNetwork):
     ):
         super().__init__()
         if spatial_attention not in PLACEMENTS:
-            raise ReidError(f"spatial_attention is {spatial_attention!r}: one of {', '.join(PLACEMENTS)} was expected.")
+            raise ReidError(
+                f"spatial_attention is {spatial_attention!r}: one of {', '.join(PLACEMENTS)} was expected."
+            )
         if "sa2" in spatial_attention and not deep_supervision:
             raise ReidError(
-                f"spatial_attention={spatial_attention!r} puts SA2 into deep supervision: set deep_supervision to True, "
-                "or spatial_attention to 'none' or 'sa1'."
+                f"spatial_attention={spatial_attention!r} puts SA2 into deep supervision: "
+                "set deep_supervision to True, or spatial_attention to 'none' or 'sa1'."
             )
         if num_classes < 1 or parts < 0:
-            raise ReidError(f"num_classes is {num_classes} and parts is {parts}: at least 1 and at least 0 were expected.")
+            raise ReidError(
+                f"num_classes is {num_classes} and parts is {parts}: at least 1 and at least 0 were expected."
+            )
         shared_conv = parts > 0 or global_bottleneck
         if feature_dim is None and (shared_conv or deep_supervision):
-            raise ReidError("feature_dim is None, but parts, deep_supervision and global_bottleneck need a number, such as 256.")
+            raise ReidError(
+                "feature_dim is None, but parts, deep_supervision and global_bottleneck need a number, "
+                "such as 256."
+            )
         trunk = build_trunk(backbone, last_stride=last_stride, pretrained=pretrained)
         self.stem, self.layer1, self.layer2, self.layer3, self.layer4 = trunk[:5]
         channels = trunk.channels[3]
@@ -70,16 +91,19 @@ class PFSANet(ReidNetwork):
         self.sa1 = SpatialAttention(normalization) if "sa1" in spatial_attention else None
         self.sa2 = SpatialAttention(normalization) if "sa2" in spatial_attention else None
 
-        self.final = nn.Identity()  # the map that is pooled passes through it, for tools that watch a layer
+        self.final = nn.Identity()  # lets tools that hook a layer see the map that is pooled
         self.bottleneck = None  # shared by all parts
         if shared_conv:
             conv = nn.Conv2d(channels, feature_dim, 1, bias=False)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            self.bottleneck = nn.Sequential(nn.Dropout(dropout), conv, nn.BatchNorm2d(feature_dim), nn.ReLU(inplace=True))
+            self.bottleneck = nn.Sequential(
+                nn.Dropout(dropout), conv, nn.BatchNorm2d(feature_dim), nn.ReLU(inplace=True)
+            )
         self.part_classifiers = nn.ModuleList(classifier(feature_dim, num_classes) for _ in range(parts))
         self.global_classifier = classifier(feature_dim if shared_conv else channels, num_classes)
 
-        self.supervision_convs = nn.ModuleDict()  # keep PyTorch's default start values, as the released code does
+        # These convolutions keep PyTorch's default initial values, as in the released code.
+        self.supervision_convs = nn.ModuleDict()
         self.supervision_classifiers = nn.ModuleDict()
         for name, width in zip(SUPERVISED, trunk.channels, strict=False) if deep_supervision else ():
             self.supervision_convs[name] = nn.Conv2d(width, feature_dim, 1, bias=False)
@@ -125,7 +149,10 @@ def classifier(in_features: int, num_classes: int) -> nn.Linear:
 
 
 def pool(x: Tensor, spatial_attention: SpatialAttention | None) -> tuple[Tensor, list[Tensor]]:
-    """Global average pooling, after spatial attention if given. (B, C, H, W) → (B, C) and a list of the attention used."""
+    """Global average pooling, after spatial attention if given.
+
+    (B, C, H, W) → (B, C) and a list of the attention used.
+    """
     if spatial_attention is None:
         return x.mean((2, 3), dtype=torch.float32), []
     attention = spatial_attention.attention(x)
@@ -135,12 +162,17 @@ def pool(x: Tensor, spatial_attention: SpatialAttention | None) -> tuple[Tensor,
 def stripe_pool(x: Tensor, parts: int) -> Tensor:
     """Averages of horizontal stripes, float32. (B, C, H, W) → (B, C, parts, 1).
 
-    Stripes start every ⌊H / parts⌋ rows and are H − (parts − 1)·⌊H / parts⌋ high: they overlap unless parts divides H.
+    Stripes start every ⌊H / parts⌋ rows and are H − (parts − 1)·⌊H / parts⌋ rows high. They overlap unless
+    parts divides H.
+
+    Raises:
+        ReidError: the map has fewer rows than parts.
     """
     height = x.shape[2]
     if height < parts:
         raise ReidError(
-            f"The last feature map has {height} rows, too few for {parts} parts: use images at least {16 * parts} pixels high."
+            f"The last feature map has {height} rows, too few for {parts} parts: "
+            f"use images at least {16 * parts} pixels high."
         )
     stride = height // parts
     rows = x.mean(3, dtype=torch.float32)  # (B, C, H)

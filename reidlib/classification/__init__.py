@@ -1,0 +1,1 @@
+"""Spatial attention in image classification: labelled images, and training on them."""

@@ -1,0 +1,5 @@
+"""The executed notebooks as one offline site."""
+
+from reidlib.report.build import build_report, outside_references
+
+__all__ = ["build_report", "outside_references"]

@@ -1,0 +1,249 @@
+"""One executed notebook as harmless HTML.
+
+It shows text, folded code, figures with alternative texts, and tables that scroll by themselves. Filters of
+nbconvert turn Markdown, code and terminal colours into HTML. What a notebook brings along as HTML is cut down
+to harmless elements. Formulas become SVG pictures through matplotlib's mathtext, and pictures are embedded.
+"""
+
+from reidlib.study.notebook_files import nbformat  # noqa: F401  first: nbconvert would import it slowly
+
+# isort: split
+
+import base64
+import functools
+import html
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bs4 import BeautifulSoup
+from matplotlib.font_manager import FontProperties
+from matplotlib.mathtext import MathTextParser, math_to_image
+from nbconvert.filters.ansi import ansi2html
+from nbconvert.filters.highlight import Highlight2HTML
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from PIL import Image
+
+from reidlib.files import REPOSITORY
+from reidlib.report.clean_html import clean, data_uri
+from reidlib.study.results import Study
+
+LONG_LOG = 12  # printed lines above which they are folded
+THUMBNAIL = (640, 400)  # pixels, at most
+WIDE = 1.9  # width over height from which a figure scrolls on a phone instead of shrinking
+FORMULA_SIZE = 16  # points
+DROPPED = "remove-output"  # tag of cells whose output the page leaves out, such as the caveats (in its box)
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What the report shows of one notebook."""
+
+    body: str  # HTML; headings from h1 on, in steps of one
+    lead: str  # the first paragraph, shortened
+    thumbnail: str  # the first figure as a small data URI, or ""
+
+
+def render(notebook, study: Study, *, title: str, page_of: Callable[[str], str]) -> Rendered:
+    """Renders an executed notebook (nbformat 4).
+
+    Args:
+        title: the heading, where the notebook has none. Figures above the first heading are named after it.
+        page_of: notebook name ("10_train") → address of its page, "" if it has none. Links need it.
+    """
+    parts, folded, figures, heading, thumbnail = [], [], 0, title, ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            parts.append(_code(folded))
+            text = _markdown(cell.source, cell.get("attachments", {}))
+            headings = re.findall(r"<h[1-6][^>]*>(.*?)</h[1-6]>", text)
+            heading = BeautifulSoup(headings[-1], "html.parser").get_text() if headings else heading
+            parts.append(f'<div class="prose">{text}</div>')
+        elif cell.cell_type == "code":
+            folded.append(cell)
+            for output in _outputs(cell) if DROPPED not in cell.metadata.get("tags", ()) else ():
+                picture = _picture(output)
+                if picture:
+                    figures += 1
+                    thumbnail = thumbnail or _thumbnail(*picture)
+                    shown = _figure(output, picture, cell, f"Figure {figures}: {heading}")
+                else:
+                    shown = without_paths(_output(output), study)
+                if shown:
+                    parts += [_code(folded), shown]
+    parts.append(_code(folded))
+    soup = clean(parts, title, page_of)
+    paragraph = soup.select_one(".prose > p")
+    return Rendered(str(soup), shortened(paragraph.get_text() if paragraph else "", 170), thumbnail)
+
+
+def shortened(text: str, most: int) -> str:
+    """`text` on one line, cut at a space to at most about `most` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[:most].rsplit(" ", 1)[0] + " …"
+
+
+# ---- cells -------------------------------------------------------------------------------------------------
+
+
+class _Renderer(IPythonRenderer):
+    """Markdown with formulas as pictures."""
+
+    def inline_math(self, body: str) -> str:
+        return formula(body)
+
+    def block_math(self, body: str) -> str:
+        return f'<span class="display">{formula(body)}</span>'
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return f'<span class="display">{formula(body)}</span>'
+
+
+def _markdown(source: str, attachments: dict) -> str:
+    renderer = _Renderer(escape=False, exclude_anchor_links=True, attachments=attachments)
+    return MarkdownWithMath(renderer=renderer).render(source)
+
+
+@functools.cache
+def formula(tex: str) -> str:
+    """A LaTeX formula as an embedded SVG; its source is the alternative text.
+
+    Where mathtext cannot set it, the source is shown as code.
+    """
+    tex = " ".join(tex.split())
+    font = FontProperties(size=FORMULA_SIZE, math_fontfamily="stix")
+    target = io.BytesIO()
+    try:
+        width, height, depth, *_ = MathTextParser("path").parse(f"${tex}$", dpi=72, prop=font)
+        math_to_image(f"${tex}$", target, prop=font, dpi=72, format="svg")
+    except ValueError:
+        return f"<code>{html.escape(tex)}</code>"
+    # Without the document type, and without the metadata, which hold the time.
+    svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", target.getvalue().decode(), flags=re.DOTALL)
+    svg = svg.replace("fill: #ffffff", "fill: none")  # the picture's ground
+    sizes = {"width": width, "height": height, "vertical-align": -depth}
+    style = ";".join(f"{name}:{points / FORMULA_SIZE:.3f}em" for name, points in sizes.items())
+    source = data_uri("image/svg+xml", svg.encode())
+    return f'<img class="math" alt="{html.escape(tex)}" style="{style}" src="{source}">'
+
+
+def _code(cells: list) -> str:
+    """The code of consecutive cells that showed nothing in between, folded; empties the list."""
+    sources = []
+    for cell in cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            sources.append(
+                re.sub(r"(['\"])/[^'\"\n]*/([^'\"/\n]+)\1", r"\1…/\2\1", cell.source)
+            )  # no machine's paths
+        else:
+            sources.append(cell.source)
+    cells.clear()
+    source = "\n\n".join(filter(None, map(str.strip, sources)))
+    if not source:
+        return ""
+    coloured = Highlight2HTML(pygments_lexer="python3")(source)
+    return f'<details class="code"><summary>Code</summary>{coloured}</details>'
+
+
+def _outputs(cell) -> list:
+    """The cell's outputs, with what it printed in pieces put together where the first piece stands."""
+    outputs, first = [], {}
+    for output in cell.outputs:
+        if output.output_type == "stream" and output.name in first:
+            first[output.name].text += output.text
+        else:
+            outputs.append(output)
+            if output.output_type == "stream":
+                first[output.name] = output
+    return outputs
+
+
+def _output(output) -> str:
+    """HTML of an output that is no picture; "" for widgets, progress bars and the bare names of figures."""
+    if output.output_type == "error":
+        return f'<pre class="out">{ansi2html(chr(10).join(output.traceback))}</pre>'
+    if output.output_type == "stream":
+        return _stream(output.text, output.name)
+    data = output.data
+    if WIDGET in data:
+        return ""
+    if "text/html" in data:
+        return f"<div>{data['text/html']}</div>"
+    if "text/markdown" in data:
+        return f'<div class="prose">{_markdown(data["text/markdown"], {})}</div>'
+    if "text/latex" in data:
+        return f"<p>{formula(data['text/latex'].strip().strip('$'))}</p>"
+    text = data.get("text/plain", "")
+    saved = re.fullmatch(r"(?:Posix|Windows)Path\('(.*)'\)", text)
+    if saved:
+        return f'<p class="saved">Saved as <code>{html.escape(saved[1])}</code></p>'
+    return (
+        f'<pre class="out">{ansi2html(text)}</pre>'
+        if text and not re.fullmatch(r"<(Figure|Axes).*>", text)
+        else ""
+    )
+
+
+def _stream(text: str, name: str) -> str:
+    lines = [line for line in text.split("\n") if "\r" not in line]  # a carriage return draws a progress bar
+    body = "\n".join(lines).strip("\n")
+    if not body.strip():
+        return ""
+    shown = f'<pre class="out">{ansi2html(body)}</pre>'
+    if name == "stdout" and len(lines) <= LONG_LOG:
+        return shown
+    what = "Log" if name == "stdout" else "Messages"
+    return f'<details class="log"><summary>{what} ({len(body.splitlines())} lines)</summary>{shown}</details>'
+
+
+def _picture(output) -> tuple[str, bytes] | None:
+    data = output.get("data", {})
+    kind = next((kind for kind in PICTURES if kind in data), None)
+    if kind is None:
+        return None
+    return kind, data[kind].encode() if kind == "image/svg+xml" else base64.b64decode(data[kind])
+
+
+def _figure(output, picture: tuple[str, bytes], cell, default: str) -> str:
+    kind, content = picture
+    metadata = output.get("metadata", {}).get(kind, {})
+    caption = cell.metadata.get("caption", "")
+    alt = metadata.get("alt") or cell.metadata.get("alt") or caption or default
+    size, wide = "", False
+    if kind != "image/svg+xml":
+        width, height = Image.open(io.BytesIO(content)).size
+        shown = metadata.get("width") or width
+        wide = width > WIDE * height
+        size = f' width="{shown}" height="{round(height * shown / width)}"'
+    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    alt = html.escape(alt)
+    image = f'<img alt="{alt}"{size} src="{data_uri(kind, content)}">'
+    if wide:
+        image = f'<div class="scroll wide" role="region" aria-label="{alt}" tabindex="0">{image}</div>'
+    return f"<figure>{image}{below}</figure>"
+
+
+def _thumbnail(kind: str, content: bytes) -> str:
+    if kind == "image/svg+xml":
+        return data_uri(kind, content)
+    picture = Image.open(io.BytesIO(content)).convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    small = Image.alpha_composite(white, picture).convert("RGB")
+    width, height = small.size
+    if not 1.2 < width / height < 2.2:  # of long figures the beginning, large enough to be made out
+        small = small.crop((0, 0, min(width, round(1.6 * height)), min(height, round(width / 1.6))))
+    small.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
+    target = io.BytesIO()
+    small.save(target, "PNG", optimize=True)
+    return data_uri("image/png", target.getvalue())
+
+
+def without_paths(text: str, study: Study) -> str:
+    """`text` with paths of this machine shortened to where they lie in the checkout."""
+    for folder, short in ((study.root, f"results/{study.root.name}"), (REPOSITORY, "."), (Path.home(), "~")):
+        text = text.replace(f"{folder}/", f"{short}/")
+    return text

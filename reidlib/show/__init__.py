@@ -1,0 +1,1 @@
+"""Makes figures, tables and sentences from results. Nothing here trains or writes a file."""

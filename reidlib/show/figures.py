@@ -1,0 +1,418 @@
+"""Draws matplotlib figures from arrays and tables. Nothing here reads a file or knows a run."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+RIGHT, WRONG, QUERY = "#1a9641", "#d7191c", "#404040"  # ✓ and ✗ also mark them, for colour-blind readers
+
+sns.set_theme(
+    style="ticks",
+    context="notebook",
+    rc={"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False},
+)
+
+
+def image_grid(
+    images: Sequence[Sequence[np.ndarray]],
+    row_labels: Sequence[str],
+    *,
+    title: str = "",
+    column_labels: Sequence[str] = (),
+) -> Figure:
+    """Rows of images with a label left of each row.
+
+    Args:
+        images: rows × columns of (H, W, 3) bytes; rows may differ in length.
+    """
+    columns = max(len(row) for row in images)
+    height, width = images[0][0].shape[:2]
+    cell = 0.85
+    figure, axes = plt.subplots(
+        len(images),
+        columns,
+        figsize=(cell * columns + 0.9, cell * height / width * len(images) + 0.5),
+        squeeze=False,
+    )
+    for row, label, row_axes in zip(images, row_labels, axes, strict=True):
+        for axis in row_axes:
+            axis.axis("off")
+        for image, axis in zip(row, row_axes, strict=False):
+            axis.imshow(image, interpolation="lanczos")
+        row_axes[0].text(
+            -0.12, 0.5, label, transform=row_axes[0].transAxes, ha="right", va="center", fontsize=9
+        )
+    for label, axis in zip(column_labels, axes[0], strict=False):
+        axis.set_title(label, fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    figure.subplots_adjust(left=0.9 / (cell * columns + 0.9), right=1, wspace=0.04, hspace=0.04)
+    return figure
+
+
+def training_curves(curves: pd.DataFrame, title: str) -> Figure:
+    """Loss terms, accuracy on the training batches, and learning rate over the epochs of one run.
+
+    If epochs were scored during training, a fourth panel shows rank-1 and mAP on validation people or test
+    set.
+    """
+    scored = [name for name in ("validation", "test") if f"{name}_map" in curves]
+    panels = 4 if scored else 3
+    figure, axes = plt.subplots(1, panels, figsize=(11 / 3 * panels, 3), layout="constrained")
+    losses, accuracy, rate = axes[:3]
+    terms = [
+        name
+        for name in ("cross_entropy", "triplet", "orthogonal_features", "orthogonal_weights")
+        if name in curves
+    ]
+    for name in terms if len(terms) > 1 else []:
+        losses.plot(curves["epoch"], curves[name], marker="o", markersize=3, label=name.replace("_", " "))
+    losses.plot(curves["epoch"], curves["loss"], color="black", marker="o", markersize=3, label="loss (sum)")
+    losses.set(xlabel="epoch", ylabel="loss", title="loss terms as weighted")
+    positive = curves[["loss", *terms]].min().min() > 0
+    if positive and curves["loss"].max() / curves[["loss", *terms]].min().min() > 30:
+        losses.set_yscale("log")
+    losses.legend(fontsize=8, frameon=False)
+    accuracy.plot(curves["epoch"], 100 * curves["accuracy"], color="C2", marker="o", markersize=3)
+    accuracy.set(
+        xlabel="epoch", ylabel="training accuracy (%)", ylim=(0, 100), title="first head on augmented batches"
+    )
+    rate.plot(curves["epoch"], curves["learning_rate"], color="C3", marker="o", markersize=3)
+    rate.set(xlabel="epoch", ylabel="largest rate in the epoch", title="learning rate", ylim=(0, None))
+    for name in scored:
+        for key, label, colour in (("rank1", "rank-1", "C0"), ("map", "mAP", "C1")):
+            looked_at = curves[["epoch", f"{name}_{key}"]].dropna()
+            style = {
+                "linestyle": "--" if name == "test" else "-",
+                "marker": "o",
+                "markersize": 3,
+                "color": colour,
+            }
+            axes[3].plot(
+                looked_at["epoch"], 100 * looked_at[f"{name}_{key}"], label=f"{label}, {name}", **style
+            )
+        axes[3].set(
+            xlabel="epoch", ylabel="score (%)", title="retrieval", xlim=losses.get_xlim(), ylim=(0, 100)
+        )
+        axes[3].legend(fontsize=8, frameon=False)
+    for axis in axes:
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(title)
+    return figure
+
+
+def scores(frame: pd.DataFrame, title: str) -> Figure:
+    """Points with 95 % intervals, one row per method; rank-1 left and mAP right.
+
+    Args:
+        frame: columns method, rank1, rank1_low, rank1_high, map, map_low, map_high (fractions; NaN bounds: no
+            interval), and reference (bool: a reference point without learning, drawn grey).
+    """
+    figure, axes = plt.subplots(
+        1, 2, figsize=(10, 0.42 * len(frame) + 1.4), sharey=True, layout="constrained"
+    )
+    positions = np.arange(len(frame))[::-1]
+    colours = ["#8c8c8c" if reference else "#2b5c8a" for reference in frame["reference"]]
+    for axis, key, label in zip(axes, ("rank1", "map"), ("rank-1 (%)", "mAP (%)"), strict=True):
+        for position, colour, (_, row) in zip(positions, colours, frame.iterrows(), strict=True):
+            axis.plot(
+                [100 * row[f"{key}_low"], 100 * row[f"{key}_high"]],
+                [position] * 2,
+                color=colour,
+                linewidth=2.5,
+                alpha=0.45,
+            )
+            axis.plot(100 * row[key], position, "o", color=colour, markersize=7)
+            axis.annotate(
+                f"{100 * row[key]:.1f}",
+                (100 * row[key], position),
+                (0, 7),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
+        axis.set(xlabel=label, ylim=(-0.6, len(frame) - 0.3), xlim=(0, 100))
+        axis.grid(axis="x", alpha=0.4)
+    axes[0].set_yticks(positions, frame["method"])
+    figure.suptitle(title)
+    return figure
+
+
+def heat_overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> np.ndarray:
+    """Lays a heat map (H, W, values 0 to 1) over an image (H, W, 3), in the jet colours of both papers.
+
+    Returns:
+        (H, W, 3) bytes.
+    """
+    colours = plt.get_cmap("jet")(np.clip(heat, 0, 1))[..., :3] * 255
+    return ((1 - strength) * image + strength * colours).round().astype(np.uint8)
+
+
+def heat_triplets(
+    images: np.ndarray, heats: Sequence[np.ndarray], labels: Sequence[str], title: str
+) -> Figure:
+    """Each person's image, beside the same image with each heat map over it; three people per row.
+
+    Args:
+        images: (N, H, W, 3) bytes.
+        heats: one (N, H, W) array for each label after the first.
+        labels: for the image, then for each heat map.
+    """
+    people, per_row = len(images), 3
+    per_person = 1 + len(heats)
+    height, width = images.shape[1:3]
+    rows = -(-people // per_row)
+    cell = 0.95
+    columns = per_row * per_person + per_row - 1  # an empty narrow column between two people
+    ratios = ([1.0] * per_person + [0.25]) * per_row
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(cell * sum(ratios[:-1]), cell * rows * height / width + 1.0),
+        width_ratios=ratios[:-1],
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for person in range(people):
+        row, place = divmod(person, per_row)
+        for index, label in enumerate(labels):
+            axis = axes[row, place * (per_person + 1) + index]
+            image = images[person] if index == 0 else heat_overlay(images[person], heats[index - 1][person])
+            axis.imshow(image, interpolation="lanczos")
+            if row == 0:
+                axis.set_title(label, fontsize=8)
+    bar = figure.colorbar(
+        plt.cm.ScalarMappable(cmap="jet"),
+        ax=axes,
+        orientation="horizontal",
+        fraction=0.03,
+        aspect=50,
+        pad=0.02,
+        ticks=[0, 0.5, 1],
+    )
+    bar.set_label("share of the image's strongest response", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def ranking_gallery(
+    queries: np.ndarray,
+    galleries: Sequence[np.ndarray],
+    matches: Sequence[np.ndarray],
+    names: Sequence[str],
+    title: str,
+) -> Figure:
+    """Queries and their first gallery images by several models. Matches are green with ✓, others red with ✗.
+
+    Args:
+        queries: (N, H, W, 3) bytes.
+        galleries: for each model (N, K, H, W, 3) bytes.
+        matches: for each model (N, K) bool.
+    """
+    people, top = matches[0].shape
+    height, width = queries.shape[1:3]
+    cell = 0.82
+    rows = people * len(names)
+    ratios = [1.0, 0.3] + [1.0] * top
+    figure, axes = plt.subplots(
+        rows,
+        top + 2,
+        figsize=(cell * sum(ratios) + 2.2, cell * height / width * rows + 0.9),
+        width_ratios=ratios,
+        squeeze=False,
+        gridspec_kw={"wspace": 0.1, "hspace": 0.05},
+    )
+    figure.subplots_adjust(
+        left=2.2 / (cell * sum(ratios) + 2.2), right=0.99, top=1 - 0.75 / figure.get_figheight(), bottom=0.01
+    )
+    for row in range(rows):
+        person, model = divmod(row, len(names))
+        axes[row, 1].axis("off")
+        if model == 0:
+            _framed(axes[row, 0], queries[person], QUERY, "query")
+        else:
+            axes[row, 0].axis("off")
+        axes[row, 0].text(
+            -0.15, 0.5, names[model], transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=9
+        )
+        for rank in range(top):
+            right = bool(matches[model][person, rank])
+            _framed(
+                axes[row, 2 + rank],
+                galleries[model][person, rank],
+                RIGHT if right else WRONG,
+                "✓" if right else "✗",
+            )
+            if row == 0:
+                axes[row, 2 + rank].set_title(f"rank {rank + 1}", fontsize=9)
+        if model == 0 and person:
+            line = axes[row, 0].get_position().y1 + 0.06 / figure.get_figheight()
+            figure.add_artist(plt.Line2D([0.01, 0.99], [line, line], color="#bbbbbb", linewidth=0.8))
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def gallery_sizes(frames: Mapping[str, pd.DataFrame], title: str) -> Figure:
+    """rank-1 and mAP against the number of other images in the gallery, one line per method.
+
+    Args:
+        frames: method → table of `evaluation.scores_by_gallery_size`. Points with distractors are hollow.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")
+    for axis, key, label in zip(axes, ("rank1", "map"), ("rank-1", "mAP"), strict=True):
+        for number, (name, frame) in enumerate(frames.items()):
+            colour, marker = f"C{number}", "osD^v"[number % 5]
+            axis.plot(frame["other_images"], 100 * frame[key], color=colour, linewidth=1.5)
+            for hollow, points in frame.groupby("distractors"):
+                axis.plot(
+                    points["other_images"],
+                    100 * points[key],
+                    marker,
+                    color=colour,
+                    markersize=6,
+                    markerfacecolor="white" if hollow else colour,
+                    label="" if hollow and not frame["distractors"].all() else name,
+                )
+        axis.set(xscale="log", xlabel="other images in the gallery", title=label, ylim=(0, 100))
+        axis.grid(alpha=0.4)
+    axes[0].set_ylabel("score (%)")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False
+    )
+    figure.suptitle(title)
+    return figure
+
+
+def _framed(axis, image: np.ndarray, colour: str, mark: str) -> None:
+    axis.imshow(image, interpolation="lanczos")
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set(visible=True, color=colour, linewidth=2.5)
+    axis.text(
+        0.03, 0.98, mark, transform=axis.transAxes, ha="left", va="top", fontsize=8, color="white",
+        fontweight="bold", bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2},
+    )  # fmt: skip
+
+
+def classification_curves(frame: pd.DataFrame, title: str) -> Figure:
+    """Training loss and test accuracy over the epochs (mean and range over seeds), and each seed's result.
+
+    Args:
+        frame: one row per run and epoch: pooling (in the order of the legend), seed, epoch, loss,
+            test_accuracy (a fraction).
+    """
+    figure, (losses, tests, last) = plt.subplots(1, 3, figsize=(11, 3.7), layout="constrained")
+    poolings = list(dict.fromkeys(frame["pooling"]))
+    for number, (pooling, marker) in enumerate(zip(poolings, "osD^v", strict=False)):
+        own, colour = frame[frame["pooling"] == pooling], f"C{number}"
+        for axis, values in ((losses, own["loss"]), (tests, 100 * own["test_accuracy"])):
+            over = values.groupby(own["epoch"]).agg(["mean", "min", "max"])
+            axis.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.18, linewidth=0)
+            every = max(1, len(over) // 15)
+            axis.plot(
+                over.index,
+                over["mean"],
+                color=colour,
+                marker=marker,
+                markersize=4,
+                markevery=every,
+                label=pooling,
+            )
+        final = 100 * own[own["epoch"] == own["epoch"].max()]["test_accuracy"]
+        position = len(poolings) - 1 - number
+        last.plot(
+            final, [position] * len(final), marker, color=colour, alpha=0.45, markersize=7, markeredgewidth=0
+        )
+        last.plot([final.mean()] * 2, [position - 0.22, position + 0.22], color=colour, linewidth=2.5)
+        text = f"{final.mean():.1f}"
+        last.annotate(
+            text, (final.mean(), position + 0.22), (0, 3), textcoords="offset points", ha="center", fontsize=9
+        )
+    losses.set(xlabel="epoch", ylabel="cross-entropy", title="loss on the training batches", ylim=(0, None))
+    tests.set(xlabel="epoch", ylabel="accuracy (%)", title="test images", ylim=(0, 102))
+    last.set(
+        xlabel="accuracy (%)",
+        title="last epoch: seeds and mean",
+        xlim=(0, 105),
+        ylim=(-0.6, len(poolings) - 0.3),
+    )
+    last.set_yticks([])
+    last.grid(axis="x", alpha=0.4)
+    for axis in (losses, tests):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(
+        *tests.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False
+    )
+    figure.suptitle(title)
+    return figure
+
+
+def switch_panels(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) -> Figure:
+    """What each switch between paper and released code changes.
+
+    The panels show gradients and distances on the same weights, and mAP where both sides were scored.
+
+    Args:
+        untrained: `switch_effects.untrained_effects`, one row per switch.
+        effects: `switch_effects.trained_effects`, one row per switch, also for switches that only change
+            scoring.
+    """
+    figure, axes = plt.subplots(
+        1, 3, figsize=(12, 0.34 * len(effects) + 1.9), sharey=True, layout="constrained"
+    )
+    positions = {name: len(effects) - 1 - number for number, name in enumerate(effects["name"])}
+    gradients, distances, scores = axes
+    for _, row in untrained.iterrows():
+        gradients.plot(row["gradient_cosine"], positions[row["name"]], "o", color="#2b5c8a")
+        distances.plot(100 * row["distance_change"], positions[row["name"]], "o", color="#2b5c8a")
+    for _, row in effects[effects["seeds"] > 0].iterrows():
+        position, colour = (
+            positions[row["name"]],
+            "#b2452a" if row["verdict"].startswith("differs") else "#8c8c8c",
+        )
+        low, high = (100 * row[f"map_difference_{bound}"] for bound in ("low", "high"))
+        scores.plot([low, high], [position] * 2, color=colour, linewidth=2.5, alpha=0.5)
+        scores.plot(100 * row["map_difference"], position, "o", color=colour)
+    scores.axvline(0, color="black", linewidth=0.8)
+    if not (effects["seeds"] > 0).any():
+        scores.set(xlim=(-1, 1), xticks=[0])
+
+    def write_in(axis, names, text: str) -> None:
+        for name in names:
+            axis.annotate(
+                text, (0.5, positions[name]), xycoords=("axes fraction", "data"), ha="center", va="center",
+                fontsize=8, color="#6f6f6f", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )  # fmt: skip
+
+    write_in(scores, effects.loc[effects["seeds"] == 0, "name"], "not run")
+    for axis in (gradients, distances):
+        write_in(axis, effects.loc[~effects["name"].isin(untrained["name"]), "name"], "scoring only")
+    gradients.set(
+        xlim=(min([0, *untrained["gradient_cosine"]]) - 0.05, 1.05), ylim=(-0.6, len(effects) - 0.4)
+    )
+    distances.set(xlim=(-2, None))
+    texts = (
+        (gradients, "same weights, one training batch", "cosine of the sides' gradients"),
+        (distances, "same weights, test images", "change of distances (%)"),
+        (scores, "both sides scored, 95 % (red: differs)", "mAP, written − released (points)"),
+    )
+    first = effects["paper"].drop_duplicates().index[1:]  # where the next paper begins
+    for axis, above, below in texts:
+        axis.set_title(above, fontsize=10)
+        axis.set_xlabel(below, fontsize=10)
+        axis.grid(axis="x", alpha=0.4)
+        for number in first:
+            axis.axhline(len(effects) - number - 0.5, color="#6f6f6f", linewidth=0.6, linestyle=":")
+    labels = [
+        f"{row['what'].replace('`', '')}  ·  {row['paper']} {row['number']}" for _, row in effects.iterrows()
+    ]
+    gradients.set_yticks(list(positions.values()), labels, fontsize=9)
+    figure.suptitle(title)
+    return figure

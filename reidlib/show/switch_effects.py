@@ -1,0 +1,368 @@
+"""What each switch between paper and released code changes, without training and after training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.spatial.distance import pdist
+
+from reidlib.config import run_of
+from reidlib.datasets.types import ReidDataset
+from reidlib.evaluation.embedding import embed
+from reidlib.evaluation.scoring import per_query, rank, rerank
+from reidlib.experiment import Experiment
+from reidlib.images.augmentation import TrainingImages, draw_augmentation, enlarged_size
+from reidlib.images.decoding import load_images, load_sizes
+from reidlib.images.samplers import epoch_batches
+from reidlib.models.backbone import ReidNetwork
+from reidlib.models.networks import model_from_experiment
+from reidlib.progress import track_progress
+from reidlib.run import Run
+from reidlib.show.text import NOT_RUN, p_value, points
+from reidlib.statistics import hits, holm, interval_columns, paired_difference, seed_summary
+from reidlib.switches import SIDES, SWITCHES, Switch
+from reidlib.training.epoch import augmentation_chances
+from reidlib.training.objective import loss_terms
+
+NOISE = "branch-order"  # the switch that changes nothing but the random draws
+BATCH = 16  # images in the untrained comparison: ResNet-50's gradients at 384 × 128 then fit into memory
+_Weights = Mapping[str, torch.Tensor]  # a state dict
+
+
+# ------------------------------------------------------------------------------------------- without training
+
+
+def untrained_effects(
+    runs: Mapping[str, Run], dataset: ReidDataset, *, cache: Path, images: int = 64, seed: int = 0
+) -> pd.DataFrame:
+    """Compares both sides of each switch that changes training, on the same weights: gradients and distances.
+
+    The weights are those of the finished run of the switch's row. Parameters that only one side has keep
+    their random start. Both sides get the same batch, augmentation and start vectors, in float32 and with
+    every loss term active. Dropout is off: with different layers the random streams would differ, and that
+    noise exceeds most effects.
+
+    Args:
+        runs: row → its finished run.
+        images: number of query images whose distances are compared.
+
+    Returns:
+        One row per switch: paper, number, name, what; loss_written, loss_released; gradient_cosine, between
+        the sides' gradients over the parameters that both have; gradient_ratio of their norms (written /
+        released); distance_change, the relative root-mean-square change of the distances between query
+        images.
+    """
+    chosen = [switch for switch in SWITCHES if switch.effect == "training" and switch.base in runs]
+    bases = dict.fromkeys(switch.base for switch in chosen)
+    weights = {base: runs[base].model().state_dict() for base in bases}
+    of_rows = {
+        base: TrainingStep(runs[base].experiment, weights[base], dataset, cache, images, seed)
+        for base in bases
+    }
+    rows = []
+    with track_progress(len(chosen), "switches", "switch") as bar:
+        for switch in chosen:
+            base, own = switch.base, runs[switch.base].experiment
+            experiments = [replace(own, **switch.side(side)) for side in SIDES]
+            steps = [
+                of_rows[base]
+                if experiment == own
+                else TrainingStep(experiment, weights[base], dataset, cache, images, seed)
+                for experiment in experiments
+            ]
+            names = {"paper": switch.paper, "number": switch.number, "name": switch.name, "what": switch.what}
+            rows.append({**names, **compare_steps(*steps)})
+            bar.update(1)
+    return pd.DataFrame(rows)
+
+
+class TrainingStep:
+    """One side of a switch on given weights.
+
+    Attributes:
+        loss: of one training batch of up to `BATCH` images.
+        gradients: parameter name → gradient of this loss.
+        distances: between `images` query images, one per pair.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        weights: _Weights,
+        dataset: ReidDataset,
+        cache: Path,
+        images: int,
+        seed: int,
+    ):
+        size = (experiment.height, experiment.width)
+        network = network_with_weights(weights, experiment, dataset.num_train_identities, seed)
+        rows = epoch_batches(
+            dataset.train_labels, experiment.batch_size, experiment.images_per_identity, 1, seed, 0
+        )[0]
+        rows = rows[:BATCH]  # whole people, if batches are people × images
+        decoded = load_sizes(dataset.train.paths, [size, enlarged_size(*size)], cache=cache)
+        drawn = draw_augmentation(
+            len(rows), *size, torch.Generator().manual_seed(seed), **augmentation_chances(experiment)
+        )
+        batch = TrainingImages(*decoded, torch.device("cpu")).batch(rows, drawn)
+        # Evaluated first: the training step changes the statistics of batch normalisation.
+        shown = load_images(dataset.query.paths, *size, cache=cache)[:images]
+        self.distances = pdist(embed(network, shown, flip=experiment.flip_evaluation, precision="float32"))
+        torch.manual_seed(seed)
+        network.cpu().train()
+        for module in network.modules():
+            if isinstance(module, torch.nn.Dropout | torch.nn.Dropout2d):
+                module.eval()
+        epoch = max(experiment.epochs, experiment.of_start_epoch)
+        terms = loss_terms(
+            experiment, network, network(batch), torch.from_numpy(dataset.train_labels[rows]), epoch
+        )
+        loss = sum(terms.values())
+        self.loss = loss.item()
+        names, parameters = zip(*network.named_parameters(), strict=True)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        self.gradients = {
+            name: gradient for name, gradient in zip(names, gradients, strict=True) if gradient is not None
+        }
+
+
+def compare_steps(written: TrainingStep, released: TrainingStep) -> dict[str, float]:
+    shared = [
+        name
+        for name, gradient in written.gradients.items()
+        if name in released.gradients and released.gradients[name].shape == gradient.shape
+    ]
+
+    def product(one: TrainingStep, two: TrainingStep) -> float:
+        return sum(
+            torch.dot(one.gradients[name].flatten(), two.gradients[name].flatten()).item() for name in shared
+        )
+
+    norms = [product(step, step) ** 0.5 for step in (written, released)]
+    change = np.linalg.norm(written.distances - released.distances) / np.linalg.norm(released.distances)
+    return {
+        "loss_written": written.loss,
+        "loss_released": released.loss,
+        "gradient_cosine": product(written, released) / (norms[0] * norms[1]),
+        "gradient_ratio": norms[0] / norms[1],
+        "distance_change": float(change),
+    }
+
+
+def network_with_weights(
+    weights: _Weights, experiment: Experiment, num_identities: int, seed: int
+) -> ReidNetwork:
+    """The experiment's network with given weights; of classifiers, only the rows that both have."""
+    torch.manual_seed(seed)
+    network = model_from_experiment(replace(experiment, pretrained=False), num_identities)
+    state = network.state_dict()
+    for name, value in state.items():
+        if name in weights and weights[name].shape[1:] == value.shape[1:]:
+            known = weights[name][: len(value)] if value.ndim else weights[name]
+            state[name] = torch.cat([known, value[len(known) :]]) if value.ndim else known
+    network.load_state_dict(state)
+    return network
+
+
+def untrained_table(effects: pd.DataFrame) -> pd.DataFrame:
+    """`untrained_effects` as text."""
+    return pd.DataFrame(
+        {
+            "paper": effects["paper"],
+            "no.": effects["number"],
+            "what": effects["what"],
+            "loss written": [f"{value:.4g}" for value in effects["loss_written"]],
+            "released": [f"{value:.4g}" for value in effects["loss_released"]],
+            "cosine": [f"{value:.3f}" for value in effects["gradient_cosine"]],
+            "norm ratio": [f"{value:.3g}" for value in effects["gradient_ratio"]],
+            "distances": [f"{100 * value:.2g} %" for value in effects["distance_change"]],
+        }
+    )
+
+
+# --------------------------------------------------------------------------------------------- after training
+
+
+def trained_effects(
+    runs: Sequence[Run],
+    dataset: ReidDataset,
+    seeds: Sequence[int],
+    profile: str,
+    overrides: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """The difference in scores, as written minus as released, for every switch that changes scores.
+
+    Both sides of a seed are scored on the same queries. The differences per query are averaged over the seeds
+    that have both sides; interval and p are those of `paired_difference` over people. map_by_seed shows how
+    much the seed changes. Runs that differ in anything but the switch are ignored.
+
+    Args:
+        runs: the finished runs of rows and variants; runs on other data are ignored.
+        overrides: settings that replace the profile's in every run.
+
+    Returns:
+        One row per switch: paper, number, name, what, base; seeds (how many have both sides); rank1 and map
+        of the released side (fractions, means over seeds); rank1_difference, map_difference, each with _low
+        and _high (95 %); map_by_seed (list); p (two-sided, of mAP, Holm-corrected over the rows that were
+        run); verdict (see `_verdict`). NaN if a side was not run.
+    """
+    rows, known = [], {(run.method, run.seed): run for run in runs if run.is_of(dataset)}
+    chosen = [switch for switch in SWITCHES if switch.effect in ("training", "evaluation")]
+    for switch in chosen:
+        pairs = [
+            sides
+            for seed in seeds
+            if (sides := _sides(known, dataset, switch, seed, profile, overrides or {}))
+        ]
+        row = {
+            "paper": switch.paper,
+            "number": switch.number,
+            "name": switch.name,
+            "what": switch.what,
+            "base": switch.base,
+        }
+        rows.append({**row, "seeds": len(pairs), **(_paired(pairs) if pairs else {})})
+    columns = ["paper", "number", "name", "what", "base", "seeds", "rank1", "map"]
+    columns += [f"{key}_difference{bound}" for key in ("rank1", "map") for bound in ("", "_low", "_high")]
+    frame = pd.DataFrame(rows, columns=[*columns, "map_by_seed", "p"])
+    compared = frame["seeds"] > 0
+    if compared.any():
+        frame.loc[compared, "p"] = holm(frame.loc[compared, "p"].to_numpy(float))
+    noise = noise_of(frame)
+    return frame.assign(verdict=[_verdict(row, noise) for _, row in frame.iterrows()])
+
+
+def noise_of(effects: pd.DataFrame) -> float:
+    """The largest change of mAP, over seeds, from other random draws alone; 0 if that switch was not run."""
+    draws = effects[(effects["name"] == NOISE) & (effects["seeds"] > 0)]["map_by_seed"]
+    return max((abs(value) for values in draws for value in values), default=0.0)
+
+
+def _verdict(row: pd.Series, noise: float) -> str:
+    """Whether mAP differs: by p over people, beyond the noise, and by the interval over several seeds."""
+    if not row["seeds"]:
+        return NOT_RUN
+    if row["name"] == NOISE:
+        return "noise"
+    if row["p"] >= 0.05:
+        return "indistinguishable"
+    if abs(row["map_difference"]) <= noise:
+        return "within the noise"
+    if row["seeds"] == 1:
+        return "differs (one seed)"
+    over_seeds = seed_summary(row["map_by_seed"])
+    return "differs" if over_seeds.low > 0 or over_seeds.high < 0 else "varies with the seed"
+
+
+# For each query: identity, hit at rank 1, average precision; NaN: not scored.
+_Scores = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _sides(
+    runs: Mapping[tuple[str, int], Run],
+    dataset: ReidDataset,
+    switch: Switch,
+    seed: int,
+    profile: str,
+    overrides: Mapping[str, Any],
+) -> tuple[_Scores, _Scores] | None:
+    """The scores of both sides, as written and as released, or None if they cannot be compared."""
+    if switch.effect == "evaluation":
+        run = runs.get((switch.base, seed))
+        return run and tuple(_scores(_ranked_again(run, dataset, switch.side(side))) for side in SIDES)
+    written, released = (runs.get((run_of(switch, side, profile, **overrides), seed)) for side in SIDES)
+    if written is None or released is None:
+        return None
+    one, two = (run.experiment.as_dict() for run in (written, released))
+    differ = {name for name in one if name != "method" and one[name] != two[name]}
+    if not differ or not differ <= set(switch.as_written):
+        return None
+    return _scores(written.queries), _scores(released.queries)
+
+
+def _ranked_again(run: Run, dataset: ReidDataset, side: Mapping[str, Any]) -> pd.DataFrame:
+    # Forms of re-ranking only change re-ranked scores.
+    experiment = replace(run.experiment, **{"rerank": True, **side})
+    query, gallery = run.embeddings["query"], run.embeddings["gallery"]
+    form = {
+        "merge_threshold": experiment.rerank_merge_threshold,
+        "half_precision": experiment.rerank_half_precision,
+    }
+    return per_query(
+        rerank(query, gallery, dataset, **form) if experiment.rerank else rank(query, gallery, dataset),
+        dataset,
+    )
+
+
+def _scores(queries: pd.DataFrame) -> _Scores:
+    right, precision = hits(queries["first_match_rank"]), queries["average_precision"].to_numpy(float)
+    return queries["identity"].to_numpy(), right, precision
+
+
+def _paired(pairs: list[tuple[_Scores, _Scores]]) -> dict[str, Any]:
+    people = pairs[0][0][0]
+    found: dict[str, Any] = {}
+    for key, column in (("rank1", 1), ("map", 2)):
+        written, released = (np.mean([sides[i][column] for sides in pairs], axis=0) for i in (0, 1))
+        effect = paired_difference(written, released, people)
+        found |= {key: float(np.nanmean(released)), f"{key}_difference": effect.estimate}
+        found |= interval_columns(f"{key}_difference", (effect.low, effect.high))
+        found["p"] = effect.p_value  # mAP's p, which comes last, is kept
+    by_seed = [float(np.nanmean(written[2]) - np.nanmean(released[2])) for written, released in pairs]
+    return {**found, "map_by_seed": by_seed}
+
+
+def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
+    """`trained_effects` as text, in points; "not run" if a side was not run."""
+
+    def difference(row: pd.Series, key: str) -> str:
+        return points(*(row[f"{key}_difference{bound}"] for bound in ("", "_low", "_high")))
+
+    rows = []
+    for _, row in effects.iterrows():
+        run = row["seeds"] > 0
+        by_seed = ", ".join(f"{100 * value:+.1f}" for value in row["map_by_seed"]) if run else NOT_RUN
+        rows.append(
+            {
+                "paper": row["paper"],
+                "no.": row["number"],
+                "what": row["what"],
+                "released: rank-1 / mAP": f"{100 * row['rank1']:.1f} / {100 * row['map']:.1f}"
+                if run
+                else NOT_RUN,
+                "rank-1 [95 %]": difference(row, "rank1") if run else NOT_RUN,
+                "mAP [95 %]": difference(row, "map") if run else NOT_RUN,
+                "by seed": by_seed,
+                "p (Holm)": p_value(row["p"]) if run else NOT_RUN,
+                "verdict": row["verdict"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def switch_sentence(effects: pd.DataFrame) -> str:
+    """The result of `trained_effects` in words."""
+    run = effects[effects["seeds"] > 0]
+    if run.empty:
+        return "Neither side of any switch was trained here: nothing can be said about effects on the scores."
+    apart = run[run["verdict"].str.startswith("differs")]
+    text = (
+        f"{len(run)} of {len(effects)} switches have both sides here; "
+        f"{len(apart)} change mAP distinguishably "
+    )
+    text += "(permutation test over people, Holm-corrected, 5 %)"
+    named = "; ".join(f"{row['what']} {100 * row['map_difference']:+.1f}" for _, row in apart.iterrows())
+    text += f": {named} points, as written against as released." if named else "."
+    if NOISE in set(run["name"]):
+        text += (
+            " The order of the branches changes only the random draws, "
+            f"and moves mAP by up to {100 * noise_of(run):.1f} "
+        )
+        text += "points: what moves it less counts as noise, whatever its p."
+    if (run["seeds"] == 1).any():
+        text += " Where there is one seed of each, how much seeds move a difference is not known."
+    return text

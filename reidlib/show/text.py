@@ -1,0 +1,41 @@
+"""Numbers as text, the same everywhere: percentages, points, intervals, p-values."""
+
+from collections.abc import Sequence
+
+from reidlib.statistics import Difference, seed_summary
+
+DASH, NOT_RUN = "–", "not run"
+
+
+def percent(fraction: float | None, interval: Sequence[float] | None = None) -> str:
+    """0.8731 → "87.3", with an interval "87.3 [84.0, 90.2]"; "–" for None."""
+    if fraction is None:
+        return DASH
+    text = f"{100 * fraction:.1f}"
+    return text if interval is None else f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def points(difference: float, low: float, high: float) -> str:
+    """A difference of fractions in points: "+1.2 [-0.3, +2.7]"."""
+    return f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def effect_points(effect: Difference) -> str:
+    """`points` of a paired difference."""
+    return points(effect.estimate, effect.low, effect.high)
+
+
+def p_value(p: float) -> str:
+    """0.0312 → "0.031", "< 0.001" below that."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def percent_over_seeds(values: Sequence[float]) -> str:
+    """Mean ± standard deviation and Student's 95 % interval, in %; a single seed only has the mean."""
+    over = seed_summary(values)
+    text = percent(over.mean)
+    return (
+        text
+        if over.std is None
+        else f"{text} ± {100 * over.std:.1f} [{100 * over.low:.1f}, {100 * over.high:.1f}]"
+    )

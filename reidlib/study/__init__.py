@@ -1,0 +1,1 @@
+"""The study: its steps, where their results lie, and how they run."""

@@ -1,0 +1,345 @@
+"""The command line of `run_all.py`: checks what is asked for, runs the steps, and builds the report.
+
+All options are checked before anything is written.
+"""
+
+import argparse
+import ast
+import itertools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from reidlib.config import METHODS, PROFILES, TRAINED_SWITCHES, caveats, experiment_for
+from reidlib.datasets import DATASET_TITLES, DATASETS
+from reidlib.errors import ReidError
+from reidlib.files import FileError, digest, read_json, write_json
+from reidlib.settings import ConfigError, choose
+from reidlib.study.pipeline import execute
+from reidlib.study.results import Study, open_study
+from reidlib.study.runs import study_dataset, synthetic_options
+from reidlib.study.steps import Step, select
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one call asks for: the study, its runs and its data.
+
+    `data_root` and `checkpoint` are absolute paths or "". `checkpoint` is a file of released weights: they
+    are scored, and nothing is trained.
+    """
+
+    study: Study
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    data_root: str = ""
+    data_options: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
+    switches: tuple[str, ...] = ()
+    checkpoint: str = ""
+
+
+@dataclass(frozen=True)
+class Front:
+    """What the report's first page says of the study."""
+
+    title: str
+    claim: str
+
+
+StepsOf = Callable[[Request], list[Step]]
+
+
+def main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
+    """Runs what is asked for and builds the report.
+
+    Args:
+        arguments: the command line's, without the program's name; None: those of this process.
+        steps_of: lists every step of the study for a request.
+        front: what the report's first page says.
+
+    Returns:
+        The exit status: 0 done, 1 a step failed, 2 wrong call (nothing is written), 130 interrupted.
+    """
+    options = parse(arguments)
+    try:
+        request = checked_request(options)
+        every = steps_of(request)
+        chosen = select(every, options.only, options.start)
+        if options.force and not options.dry_run:
+            set_runs_aside(chosen, request.study)
+        status = execute(
+            chosen, request.study, force=options.force, dry_run=options.dry_run, workers=options.workers
+        )
+    except ReidError as error:
+        print(f"run_all.py: {error}", file=sys.stderr)
+        return 2
+    if options.dry_run or status == 130:
+        return status
+    try:
+        print(f"Report: {make_report(request, every, front)}")
+    except ReidError as error:
+        print(f"run_all.py: the report cannot be made: {error}", file=sys.stderr)
+        return 1
+    return status
+
+
+# -------------------------------------------------------------------------------------------------- arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        """Exits with status 2 and one line, without the usage."""
+        self.exit(2, f"run_all.py: {message}\n")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parses the options. `checked_request` checks their values."""
+    parser = _Parser(
+        description="The study: runs every notebook that is out of date, in order, and builds the report.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    sizes = "; ".join(f"{name}: {profile.title}" for name, profile in PROFILES.items())
+    add("--profile", help=f"size of the study: {sizes} (default: demo; with --checkpoint: paper)")
+    add("--dataset", default="synthetic", help=f"one of {', '.join(DATASETS)} (default: synthetic)")
+    add(
+        "--data-root",
+        default="",
+        metavar="DIR",
+        help="folder of the data set (default: its usual place under data/)",
+    )
+    add("--methods", nargs="+", metavar="METHOD", help="methods to train (default: those of the profile)")
+    add("--seeds", nargs="+", type=int, metavar="N", help="seeds (default: those of the profile)")
+    add(
+        "--switches",
+        nargs="+",
+        metavar="SWITCH",
+        help="differences between paper and released code to train both sides of: all, none, or some of "
+        f"{', '.join(TRAINED_SWITCHES)} (default: those of the profile, none with --methods)",
+    )
+    add(
+        "--checkpoint",
+        default="",
+        metavar="FILE",
+        help="score these released weights (.pth.tar) of the one method named by --methods "
+        "in place of training",
+    )
+    add(
+        "--set",
+        nargs="+",
+        metavar="NAME=VALUE",
+        default=[],
+        help="settings of every run, such as epochs=40 batch_size=16",
+    )
+    add(
+        "--data",
+        nargs="+",
+        metavar="NAME=VALUE",
+        default=[],
+        help="options of the data set: include_val=True (MSMT17), allow_wrong_counts=True; "
+        "the size of the embedded one, such as "
+        "train_identities=751 test_identities=750 height=256 width=128",
+    )
+    add(
+        "--only",
+        nargs="+",
+        metavar="STEP",
+        default=[],
+        help="run these steps only (a notebook's or a step's name)",
+    )
+    add("--from", dest="start", metavar="STEP", default="", help="begin at this step")
+    add("--force", action="store_true", help="run steps that are up to date, too")
+    add("--dry-run", action="store_true", help="print what would run and why; write nothing")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="steps at a time, sharing the cores (default: one on a GPU, else one a core and at most four)",
+    )
+    add(
+        "--results",
+        default="",
+        metavar="DIR",
+        help="folder of the studies (default: results/ of this checkout)",
+    )
+    options = parser.parse_args(arguments)
+    options.profile = options.profile or ("paper" if options.checkpoint else "demo")
+    return options
+
+
+def checked_request(options: argparse.Namespace) -> Request:
+    """The request that the options make. All of them are checked.
+
+    Raises:
+        ReidError: an option has an unknown or impossible value, or the data set cannot be read.
+    """
+    profile = PROFILES[choose("profile", options.profile, PROFILES)]
+    choose("data set", options.dataset, DATASETS)
+    if options.workers is not None and options.workers < 1:
+        raise ConfigError(f"--workers {options.workers}: expected a whole number, 1 or more.")
+    overrides = named_values("--set", options.set)
+    if isinstance(overrides.get("pretrained"), str):
+        overrides["pretrained"] = _absolute(overrides["pretrained"])
+    request = Request(
+        study=open_study(
+            options.profile, options.dataset, options.results, checkpoints=bool(options.checkpoint)
+        ),
+        methods=tuple(choose("method", method, METHODS) for method in options.methods or profile.methods),
+        seeds=tuple(options.seeds or profile.seeds),
+        data_root=_absolute(options.data_root) if options.data_root else "",
+        data_options=named_values("--data", options.data),
+        overrides=overrides,
+        switches=switch_names(options.switches, () if options.methods else profile.switches),
+        checkpoint=_checked_checkpoint(options),
+    )
+    for method, seed in itertools.product(request.methods, request.seeds):
+        experiment_for(method, dataset=options.dataset, profile=options.profile, seed=seed, **overrides)
+    if options.dataset != "synthetic":
+        found = study_dataset(request.study, request.data_root, request.data_options)
+        return replace(request, data_root=str(found.root))
+    synthetic_options(request.study, request.data_options)
+    if request.data_root and Path(request.data_root).is_file():
+        raise ConfigError(
+            f"--data-root {options.data_root} is a file: name a folder, which need not exist yet."
+        )
+    return request
+
+
+def switch_names(asked: list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    """The switches to train: those asked for, or `default` if `asked` is None.
+
+    In place of names, `asked` may be ["all"] or ["none"].
+    """
+    if asked is None:
+        return default
+    if asked in (["all"], ["none"]):
+        return TRAINED_SWITCHES if asked == ["all"] else ()
+    return tuple(choose("switch", name, TRAINED_SWITCHES) for name in asked)
+
+
+def named_values(option: str, pairs: list[str]) -> dict[str, Any]:
+    """NAME=VALUE pairs as Python values: numbers, True, False, None, tuples; anything else is text.
+
+    Raises:
+        ConfigError: a pair has no "=". The message names the option.
+    """
+    values = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"{option} {pair}: expected NAME=VALUE.")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return values
+
+
+def _absolute(path: str) -> str:
+    """The absolute path. Notebooks run in another folder, where a relative path means something else."""
+    return str(Path(path).expanduser().absolute())
+
+
+def _checked_checkpoint(options: argparse.Namespace) -> str:
+    """The absolute path of --checkpoint, or "". Raises ConfigError for options that do not go with it."""
+    if not options.checkpoint:
+        return ""
+    for name, value in (("--seeds", options.seeds), ("--switches", options.switches)):
+        if value:
+            raise ConfigError(f"{name} is about training, and --checkpoint trains nothing: leave it out.")
+    if len(options.methods or ()) != 1:
+        raise ConfigError(
+            "--checkpoint needs --methods with the one method that the weights are of, "
+            "such as --methods abdnet."
+        )
+    path = Path(_absolute(options.checkpoint))
+    if not path.is_file():
+        raise ConfigError(
+            f"{path} is no file: pass the path of a file made by torch.save (.pth, .pth.tar), not unpacked."
+        )
+    return str(path)
+
+
+def set_runs_aside(steps: list[Step], study: Study) -> None:
+    """Sets aside the finished runs of these steps, so that they are made again instead of shown."""
+    from reidlib.training.run_folder import RunFolder  # imports torch
+
+    for name in (Path(product) for step in steps for product in step.produces):
+        if name.parts[0] == study.runs.name:
+            run = RunFolder(study.root.joinpath(*name.parts[:2]))
+            with run.only_one():
+                run.set_aside()
+
+
+# ---------------------------------------------------------------------------------------------------- report
+
+
+def make_report(request: Request, steps: list[Step], front: Front) -> Path:
+    """Builds the report if anything that it shows has changed, and returns the path of its index page."""
+    study = request.study
+    shown = [] if request.checkpoint else steps  # []: a page for every checkpoint that was scored
+    state = study.steps / "report.json"
+    index = study.report / "index.html"
+    if _is_current(state, _report_digest(request, shown, front)):
+        return index
+    from reidlib.provenance import provenance_here
+    from reidlib.report import build_report, outside_references
+
+    made_by = provenance_here()
+    gpu = "" if made_by["device"] == "cpu" else f", {made_by['device']}"
+    facts = {
+        "claim": front.claim,
+        "caveats": caveats(study.profile, study.dataset, request.overrides),
+        "Data set": DATASET_TITLES[study.dataset],
+        "Profile": f"{study.profile}: {PROFILES[study.profile].title}",
+        "Commit": made_by["commit"],
+        "Versions": f"Python {made_by['python']}, torch {made_by['torch']}",
+        "Hardware": f"{made_by['processor']}, {made_by['cores']} cores{gpu}",
+    }
+    if request.checkpoint:
+        facts["Weights"] = "released ones, scored only: nothing was trained here"
+    state.unlink(missing_ok=True)
+    index = build_report(study, title=front.title, facts=facts, steps=shown)
+    outside = outside_references(index.parent)
+    if outside:  # a bug
+        raise RuntimeError(f"The report refers to what lies outside it: {outside}")
+    write_json(state, {"made_from": _report_digest(request, shown, front)})
+    return index
+
+
+def _is_current(state: Path, made_from: str) -> bool:
+    try:
+        return read_json(state) == {"made_from": made_from}
+    except FileError:  # none yet, or a damaged one
+        return False
+
+
+def _report_digest(request: Request, steps: list[Step], front: Front) -> str:
+    """Digest of everything that the report is made from, and of its pages as they are on disk."""
+    from reidlib.code_digest import code_used
+    from reidlib.provenance import commit
+
+    study = request.study
+    shown = [
+        *study.notebooks.rglob("*.ipynb"),
+        *study.runs.glob("*/metrics.json"),
+        *study.report.glob("*.html"),
+    ]
+    files = {
+        str(path.relative_to(study.root)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in shown
+        if not path.name.startswith(".")
+    }
+    return digest(
+        {
+            "files": sorted(files.items()),
+            "steps": [(step.name, step.title) for step in steps],
+            "front": (front.title, front.claim, str(request.overrides)),
+            "code": code_used([("reidlib.report", "build_report")]),
+            "commit": commit(),
+            "checkpoint": request.checkpoint,
+        }
+    )

@@ -1,0 +1,154 @@
+"""Decides which steps are out of date, and why, by a fingerprint of all that a step's results depend on.
+
+The fingerprint covers the notebook's code cells, the parameters, the fingerprints of the steps it needs, the
+files it reads, and the code it uses. The code is found by following the notebook's imports of reidlib from
+module to module (`reidlib.code_digest`). Comments and docstrings do not count.
+"""
+
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from reidlib.code_digest import code_used, source_digest
+from reidlib.files import REPOSITORY, digest, file_digest, read_json
+from reidlib.study.results import Study
+from reidlib.study.steps import Cell, Step, check_parameters, notebook_path, read_cells
+
+UNCOUNTED = ("results",)  # parameters that say where results lie: a study that is moved stays up to date
+
+
+def fingerprint(
+    step: Step, fingerprints_of_needs: Mapping[str, str], *, repository: Path = REPOSITORY
+) -> str:
+    """Digest, 64 hex digits, of all that the step's results depend on.
+
+    Args:
+        fingerprints_of_needs: the fingerprint of every step in `step.needs`, by its name.
+    """
+    _content_digest.cache_clear()
+    return digest(_parts(step, fingerprints_of_needs, repository))
+
+
+def _parts(step: Step, fingerprints_of_needs: Mapping[str, str], repository: Path) -> dict:
+    """The fingerprint's parts by name; kept in the state file so that a rerun can say why."""
+    source, magics = _notebook_code(read_cells(notebook_path(step, repository)))
+    code, imports = source_digest(source)
+    return {
+        "notebook": digest([code, magics]),
+        "parameters": {
+            name: value for name, value in sorted(step.parameters.items()) if name not in UNCOUNTED
+        },
+        "code": code_used(imports, repository),
+        "reads": {name: _content_digest(repository / name) for name in sorted(step.reads)},
+        "needs": {name: fingerprints_of_needs[name] for name in sorted(step.needs)},
+    }
+
+
+def _notebook_code(cells: Iterable[Cell]) -> tuple[str, list[str]]:
+    """The code cells as one Python source, and separately the lines that only IPython understands."""
+    lines = [line for cell in cells if cell.kind == "code" for line in cell.source.splitlines()]
+    magics = [line for line in lines if line.lstrip()[:1] in ("%", "!")]
+    return "\n".join("pass" if line in magics else line for line in lines), magics
+
+
+@functools.cache
+def _content_digest(path: Path) -> str:
+    if path.is_file():
+        return file_digest(path)
+    return digest(
+        sorted(
+            (str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file()
+        )
+    )
+
+
+def text_digest(cells: Iterable[Cell]) -> str:
+    return digest([(cell.kind, cell.source) for cell in cells])
+
+
+@dataclass
+class StepPlan:
+    """A step, what it depends on now, and why it must run ("" if it is up to date)."""
+
+    step: Step
+    fingerprint: str
+    parts: dict
+    reason: str
+    text: str  # digest of everything written in the notebook
+    status: str = "waiting"  # waiting · up to date · running · done · failed · skipped
+    seconds: float | None = None
+    refresh: bool = False  # up to date, but the executed copy shows older text
+
+
+def plan_steps(steps: list[Step], study: Study, force: bool, repository: Path) -> list[StepPlan]:
+    """A plan for each step, in the same order. `force`: every step must run.
+
+    Raises:
+        ParameterError: a notebook does not take a step's parameters.
+        PipelineError: a notebook is missing or cannot be read.
+    """
+    plans: dict[str, StepPlan] = {}
+    _content_digest.cache_clear()  # many steps read the same folder: it is read once per plan
+    for step in steps:
+        check_parameters(notebook_path(step, repository), step.parameters)
+    for step in steps:
+        needs = {
+            name: plans[name].fingerprint if name in plans else _remembered(name, study)
+            for name in step.needs
+        }
+        parts = _parts(step, needs, repository)
+        reason = "forced" if force else _reason(step, study, parts)
+        if not reason:
+            again = [name for name in step.needs if name in plans and plans[name].reason]
+            reason = f"{again[0]} is run again" if again else ""
+        text = text_digest(read_cells(notebook_path(step, repository)))
+        plan = StepPlan(
+            step, digest(parts), parts, reason, text, status="waiting" if reason else "up to date"
+        )
+        plan.refresh = not reason and read_json(step.state(study))["text"] != text
+        plans[step.name] = plan
+    return list(plans.values())
+
+
+def _remembered(name: str, study: Study) -> str:
+    """The fingerprint with which a step was last finished, for a needed step that is not in this call."""
+    path = study.steps / f"{name}.json"
+    return read_json(path)["fingerprint"] if path.is_file() else "not run"
+
+
+def _reason(step: Step, study: Study, parts: dict) -> str:
+    path = step.state(study)
+    if not path.is_file():
+        return "not finished before"
+    state = read_json(path)
+    missing = [name for name in step.produces if not (study.root / name).exists()]
+    missing += [] if step.executed(study).is_file() else [str(step.executed(study).relative_to(study.root))]
+    if missing:
+        return f"missing: {', '.join(missing)}"
+    now, then = json.loads(json.dumps(parts)), state["parts"]
+    if now == then:
+        again = [name for name, run in state["needs_run"].items() if run != run_id(name, study)]
+        return f"{again[0]} was run again" if again else ""
+    names = {
+        "parameters": "changed parameters",
+        "code": "changed code",
+        "reads": "changed files",
+        "needs": "changed need",
+    }
+    for part, words in names.items():
+        keys = [key for key in sorted({*now[part], *then[part]}) if now[part].get(key) != then[part].get(key)]
+        if keys and part == "parameters":
+            return f"{words}: " + ", ".join(
+                f"{key} {then[part].get(key)!r} -> {now[part].get(key)!r}" for key in keys
+            )
+        if keys:
+            return f"{words}: {', '.join(keys)}"
+    return "changed notebook"
+
+
+def run_id(name: str, study: Study) -> str:
+    """The random id of the step's last finished execution, "" if there is none."""
+    path = study.steps / f"{name}.json"
+    return read_json(path)["run"] if path.is_file() else ""

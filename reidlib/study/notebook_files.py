@@ -1,0 +1,13 @@
+"""Imports nbformat one second faster.
+
+nbformat imports jsonschema, which imports rfc3987_syntax to check international web addresses. That package
+takes a second to build its parser. jsonschema works without it, and no notebook has such a field.
+"""
+
+import sys
+
+sys.modules.setdefault("rfc3987_syntax", None)  # importing it now fails, as if it were not installed
+
+import nbformat  # noqa: E402
+
+__all__ = ["nbformat"]

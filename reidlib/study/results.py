@@ -1,0 +1,176 @@
+"""The folders and files under results/.
+
+results/<profile>-<dataset>/runs/<method>-seed<k>/   one training run (its files: reidlib.run)
+        checkpoints-<dataset>/runs/<method>-<file>/  the same for released weights that were only scored
+                            notebooks/<step>.ipynb   executed notebooks
+                            figures/  tables/        what the notebooks save
+                            steps/<step>.json        what a finished step depended on
+                            report/index.html        the executed notebooks as one offline site
+"""
+
+import io
+import math
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reidlib.errors import ReidError
+from reidlib.files import REPOSITORY, write_atomically
+from reidlib.run import RunFiles
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+class ResultsError(ReidError):
+    """A folder or name under results/ cannot be used."""
+
+
+class MissingRunError(ResultsError):
+    """A notebook asks for a training run that has not been made."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One profile on one data set, and its folders. Making a Study creates nothing on disk."""
+
+    profile: str
+    dataset: str
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def notebooks(self) -> Path:
+        return self.root / "notebooks"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+    @property
+    def tables(self) -> Path:
+        return self.root / "tables"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    @property
+    def steps(self) -> Path:
+        return self.root / "steps"
+
+    @property
+    def cache(self) -> Path:
+        """Decoded images, shared by all studies under the same results folder; safe to delete."""
+        return self.root.parent / "cache"
+
+    def run(self, method: str, seed: int) -> Path:
+        """Folder of one training run, whether or not it exists."""
+        return self.runs / f"{checked_name(method, 'method')}-seed{int(seed)}"
+
+    def checkpoint_run(self, method: str, checkpoint: str | Path) -> Path:
+        """Folder of the run that scores released weights, named after their file."""
+        name = re.sub(
+            r"[^A-Za-z0-9_.+-]", "_", Path(checkpoint).name.removesuffix(".tar").removesuffix(".pth")
+        )
+        return self.runs / f"{checked_name(method, 'method')}-{name}"
+
+    def save_figure(self, figure, name: str) -> Path:
+        """Writes a matplotlib figure as figures/<name>.png (200 dpi) and .pdf, and returns the PNG's path.
+
+        The files hold no date and no version, so an unchanged figure gives the same bytes.
+        """
+        checked_name(name, "figure")
+        formats = {
+            "png": {"Software": None},
+            "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        }
+        for suffix, metadata in formats.items():
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix, dpi=200, bbox_inches="tight", metadata=metadata)
+            write_atomically(self.figures / f"{name}.{suffix}", buffer.getvalue())
+        return self.figures / f"{name}.png"
+
+    def save_table(self, frame, name: str) -> Path:
+        """Writes a pandas DataFrame as tables/<name>.csv (full precision) and .md (four digits).
+
+        Returns the CSV's path. An index without a name that only counts the rows is left out.
+        """
+        checked_name(name, "table")
+        counts_rows = frame.index.name is None and list(frame.index) == list(range(len(frame)))
+        kept = frame if counts_rows else frame.reset_index()
+        path = write_atomically(self.tables / f"{name}.csv", kept.to_csv(index=False, lineterminator="\n"))
+        write_atomically(self.tables / f"{name}.md", _markdown(kept))
+        return path
+
+
+def open_study(profile: str, dataset: str, results: str | Path = "", *, checkpoints: bool = False) -> Study:
+    """The study of one profile and data set.
+
+    Args:
+        results: folder of the studies; empty: results/ of the checkout; a relative path is taken from the
+            working folder.
+        checkpoints: the study that scores released weights on the data set. It has its own folder, apart
+            from what was trained here.
+
+    Raises:
+        ResultsError: `results` is a file, or a name cannot be part of a path.
+    """
+    kind = "checkpoints" if checkpoints else checked_name(profile, "profile")
+    folder = f"{kind}-{checked_name(dataset, 'dataset')}"
+    base = Path(results).expanduser().absolute() if str(results) else REPOSITORY / "results"
+    if base.exists() and not base.is_dir():
+        raise ResultsError(f"The results folder {base} is a file; name a folder.")
+    return Study(profile=profile, dataset=dataset, root=base / folder)
+
+
+def require_run(study: Study, method: str, seed: int = 0) -> Path:
+    """The folder of a finished run. Raises MissingRunError, which names the command that makes the run."""
+    folder = study.run(method, seed)
+    if RunFiles(folder).metrics.is_file():
+        return folder
+    command = f"python run_all.py --profile {study.profile} --dataset {study.dataset} --methods {method}"
+    command += f" --seeds {seed}" if seed else ""
+    command += " --data-root DIR" if study.dataset == "folder" else ""
+    command += (
+        ""
+        if study.root.parent == REPOSITORY / "results"
+        else f" --results {shlex.quote(str(study.root.parent))}"
+    )
+    state = "is unfinished" if folder.exists() else "does not exist"
+    raise MissingRunError(
+        f"The run {method}-seed{seed} of the study {study.root.name} {state} ({folder}). "
+        f"Make it with: {command} --only 10_train"
+    )
+
+
+def checked_name(name: str, what: str) -> str:
+    """Returns `name` if it can name a file (letters, digits, _ . + -). Otherwise raises ResultsError."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ResultsError(
+            f"The {what} name {name!r} cannot name a file: use letters, digits, and _ . + - only."
+        )
+    return name
+
+
+def _markdown(frame) -> str:
+    """A pipe table; numbers are right-aligned, a missing value is an en dash."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, float | np.floating):
+            return f"{value:.4g}" if math.isfinite(value) else "–"
+        return "–" if value is None else str(value).replace("|", "\\|").replace("\n", " ")
+
+    numeric = [frame.dtypes.iloc[column].kind in "iuf" for column in range(frame.shape[1])]
+    rows = [
+        [text(column) for column in frame.columns],
+        ["---:" if right else "---" for right in numeric],
+        *([text(value) for value in row] for row in frame.itertuples(index=False, name=None)),
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"

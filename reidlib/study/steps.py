@@ -1,0 +1,219 @@
+"""Steps, that is notebooks with parameters: checks the parameters, and chooses steps by name."""
+
+import ast
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from reidlib.errors import ReidError
+from reidlib.study.results import Study
+
+_STEP_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
+
+
+class PipelineError(ReidError):
+    """The steps asked for do not exist or do not fit together."""
+
+
+class ParameterError(ReidError):
+    """A notebook does not take this parameter, or not with this type."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a notebook: "code" or "markdown", its source, its tags."""
+
+    kind: str
+    source: str
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One notebook with parameters."""
+
+    name: str  # unique, also the executed notebook's path: "10_train/baseline-seed0"
+    notebook: str  # file name without suffix: "10_train"
+    parameters: dict
+    needs: tuple[str, ...] = ()  # names of steps that must be finished before
+    produces: tuple[str, ...] = ()  # files or folders it writes, relative to the study's root
+    weight: float = 1.0  # expected share of the study's time, for the ETA
+    title: str = ""
+    # files (compared by content) and folders (by names and sizes) that it depends on; relative paths start at
+    # the checkout
+    reads: tuple[str, ...] = ()
+
+    def executed(self, study: Study) -> Path:
+        return study.notebooks / f"{self.name}.ipynb"
+
+    def failed(self, study: Study) -> Path:
+        return study.notebooks / f"{self.name}.failed.ipynb"
+
+    def state(self, study: Study) -> Path:
+        return study.steps / f"{self.name}.json"
+
+
+def check_parameters(notebook_path: str | Path, parameters: Mapping) -> None:
+    """Checks parameters against the notebook's cell that is tagged `parameters`.
+
+    The cell holds `name = literal` or `name: annotation = literal`. It is read without being run. The type of
+    a parameter is its annotation (built-in types, `|`, None, list[…], dict, Literal[…]), or else the type of
+    the literal. An int may stand for a float; a bool may not stand for a number. The default None without an
+    annotation accepts any value.
+
+    Raises:
+        ParameterError: the cell does not declare a name, a value has another type, or the cell is missing or
+            cannot be read.
+    """
+    notebook_path = Path(notebook_path)
+    declared = _declared_parameters(notebook_path)
+    for name, value in parameters.items():
+        if name not in declared:
+            close = difflib.get_close_matches(str(name), declared, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(declared) or 'none'}."
+            raise ParameterError(f"The notebook {notebook_path.name} has no parameter {name!r}: {hint}")
+        annotation, default = declared[name]
+        expected = _type_of(default) if annotation is None else annotation
+        if not _fits(value, expected, notebook_path, name):
+            wanted = ast.unparse(expected).replace("EllipsisType", "anything")
+            message = (
+                f"The parameter {name!r} of {notebook_path.name} must be {wanted}, "
+                f"not {value!r} ({type(value).__name__})."
+            )
+            raise ParameterError(message)
+
+
+def _declared_parameters(path: Path) -> dict[str, tuple[ast.expr | None, object]]:
+    """Name → (annotation or None, default value), in the order of the cell."""
+    cells = [cell for cell in read_cells(path) if "parameters" in cell.tags]
+    if len(cells) != 1:
+        raise ParameterError(
+            f"The notebook {path.name} must have one cell tagged `parameters`, but {len(cells)} are."
+        )
+    declared = {}
+    for line in ast.parse(cells[0].source).body:
+        target = (
+            line.target
+            if isinstance(line, ast.AnnAssign)
+            else line.targets[0]
+            if isinstance(line, ast.Assign)
+            else None
+        )
+        try:
+            declared[target.id] = (getattr(line, "annotation", None), ast.literal_eval(line.value))
+        except (AttributeError, TypeError, ValueError) as error:
+            problem = (
+                f"Line {line.lineno} of the parameters cell of {path.name} is no `name = literal`: "
+                f"{ast.unparse(line)}"
+            )
+            raise ParameterError(problem) from error
+    return declared
+
+
+def _type_of(default) -> ast.expr:
+    return ast.Constant(...) if default is None else ast.Name(type(default).__name__)
+
+
+def _fits(value, expected: ast.expr, notebook: Path, name: str) -> bool:
+    def fits(value, expected) -> bool:
+        match expected:
+            case ast.Constant(value=constant):
+                return constant is ... or (constant is None and value is None)
+            case ast.Name(id="float"):
+                return isinstance(value, int | float) and not isinstance(value, bool)
+            case ast.Name(id="int"):
+                return isinstance(value, int) and not isinstance(value, bool)
+            case ast.Name(id="list" | "tuple"):
+                return isinstance(value, list | tuple)
+            case ast.Name(id="str" | "bool" | "dict" as kind):
+                return type(value).__name__ == kind
+            case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+                return fits(value, left) or fits(value, right)
+            case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
+                return any(value == choice and type(value) is type(choice) for choice in _choices(choices))
+            case ast.Subscript(value=ast.Name(id="list"), slice=entry):
+                return isinstance(value, list | tuple) and all(fits(element, entry) for element in value)
+            case ast.Subscript(value=ast.Name(id="dict")):
+                return isinstance(value, dict)
+        raise ParameterError(
+            f"The type of {name!r} in {notebook.name} cannot be checked: {ast.unparse(expected)}"
+        )
+
+    return fits(value, expected)
+
+
+def _choices(node: ast.expr) -> tuple:
+    value = ast.literal_eval(node)
+    return value if isinstance(value, tuple) else (value,)
+
+
+def select(steps: Iterable[Step], only: Iterable[str] = (), start_from: str = "") -> list[Step]:
+    """The chosen steps, in the order of `steps`.
+
+    Args:
+        steps: all steps; each must come after those it needs.
+        only: names of notebooks or steps, or beginnings of step names; empty: all steps.
+        start_from: such a name; steps before the first that it names are left out. "": none are.
+
+    Raises:
+        PipelineError: a name fits no step, or a step comes before one that it needs.
+    """
+    steps = list(steps)
+    _check_order(steps)
+    only = list(only)
+    chosen = {step.name for name in only for step in _matching(steps, name)}
+    first = steps.index(_matching(steps, start_from)[0]) if start_from else 0
+    return [step for step in steps[first:] if not only or step.name in chosen]
+
+
+def _matching(steps: list[Step], name: str) -> list[Step]:
+    exact = [step for step in steps if name in (step.name, step.notebook)]
+    found = exact or [step for step in steps if name and step.name.startswith(name)]
+    if not found:
+        names = list(dict.fromkeys([step.notebook for step in steps] + [step.name for step in steps]))
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"Did you mean {close[0]!r}? " if close else ""
+        raise PipelineError(
+            f"There is no step {name!r}. {hint}The steps are: {', '.join(step.name for step in steps)}."
+        )
+    return found
+
+
+def _check_order(steps: list[Step]) -> None:
+    before: list[str] = []
+    for step in steps:
+        missing = [name for name in step.needs if name not in before]
+        if step.name in before or not _STEP_NAME.fullmatch(step.name):
+            raise PipelineError(f"The step name {step.name!r} is used twice or cannot name a file.")
+        if missing:
+            raise PipelineError(
+                f"The step {step.name!r} needs {', '.join(missing)}, which does not come before it."
+            )
+        before.append(step.name)
+
+
+def notebook_path(step: Step, repository: Path) -> Path:
+    return repository / "notebooks" / f"{step.notebook}.ipynb"
+
+
+def read_cells(path: Path) -> list[Cell]:
+    """The cells of a notebook. They are read as JSON, because nbformat takes more than a second to import.
+
+    Raises:
+        PipelineError: the file is missing or is no notebook of format 4.
+    """
+    if not path.is_file():
+        raise PipelineError(f"The notebook {path} does not exist.")
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        if notebook["nbformat"] != 4:
+            raise ValueError(f"nbformat {notebook['nbformat']}, where 4 was expected")
+        return [
+            Cell(cell["cell_type"], "".join(cell["source"]), tuple(cell["metadata"].get("tags", ())))
+            for cell in notebook["cells"]
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PipelineError(f"The file {path} is no notebook that can be read: {error!r}") from error

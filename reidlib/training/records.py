@@ -1,0 +1,85 @@
+"""What a run is made from: one record for its weights and one for its scores.
+
+A run stays the same run while its records are equal. A record holds settings by value, images by fingerprint
+and code by digest, and nothing else: not the words of messages, not the settings of the other group, not the
+code that draws synthetic people if the data set has none.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reidlib.code_digest import digest_of_code
+from reidlib.datasets.types import ReidDataset
+from reidlib.experiment import Experiment, ScoringSettings, TrainingSettings
+from reidlib.torch_files import weights_file_digest
+
+WEIGHTS_CODE = "reidlib.training.loop"
+RELEASED_WEIGHTS_CODE = "reidlib.checkpoints"
+EMBEDDING_CODE = "reidlib.evaluation.embedding"
+SCORES_CODE = "reidlib.evaluation.scoring"
+
+_IN_WORDS = {
+    "data": "other images",
+    "code": "other code",
+    "checkpoint": "another checkpoint",
+    "pretrained": "other pretrained weights",
+    "chosen_by": "another choice of the best epoch",
+}
+
+
+def weights_record(experiment: Experiment, dataset: ReidDataset) -> dict[str, Any]:
+    """What the weights of a trained run are made from."""
+    record: dict[str, Any] = {
+        "settings": experiment.group(TrainingSettings),
+        "data": dataset.fingerprints["training"],
+        "code": digest_of_code(WEIGHTS_CODE),
+    }
+    if isinstance(experiment.pretrained, str):  # the file at this path may change
+        record["pretrained"] = weights_file_digest(Path(experiment.pretrained))
+    if experiment.keeps_best:  # scores decide which weights are kept
+        record["chosen_by"] = {
+            "flip_evaluation": experiment.flip_evaluation,
+            "code": digest_of_code(SCORES_CODE),
+        }
+        if experiment.report_epoch == "best_on_test":
+            record["chosen_by"]["data"] = dataset.fingerprints["test"]
+    return record
+
+
+def checkpoint_record(experiment: Experiment, checkpoint: Path) -> dict[str, Any]:
+    """What the weights are made from in a run that scores a released file."""
+    return {
+        "settings": experiment.group(TrainingSettings),
+        "checkpoint": {"file": checkpoint.name, "sha256": weights_file_digest(checkpoint)},
+        "code": digest_of_code(RELEASED_WEIGHTS_CODE),
+    }
+
+
+def scores_record(experiment: Experiment, dataset: ReidDataset) -> dict[str, Any]:
+    """What the scores of given weights are made from."""
+    return {
+        "settings": experiment.group(ScoringSettings),
+        "data": dataset.fingerprints["test"],
+        "code": digest_of_code(SCORES_CODE),
+        "embedding_code": digest_of_code(EMBEDDING_CODE),
+    }
+
+
+def same_embeddings(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two records of scores, for the same weights, have the same embeddings."""
+    one, two = (
+        (record["settings"]["flip_evaluation"], record["data"], record["embedding_code"])
+        for record in (before, now)
+    )
+    return one == two
+
+
+def what_differs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The differences between two records, in words; [] if they are of the same run."""
+    settings = [record.get("settings", {}) for record in (before, now)]
+    names = [
+        name for name in {**settings[0], **settings[1]} if settings[0].get(name) != settings[1].get(name)
+    ]
+    changed = [f"{name} {settings[0].get(name)!r} → {settings[1].get(name)!r}" for name in names]
+    return changed + [words for name, words in _IN_WORDS.items() if before.get(name) != now.get(name)]

@@ -1,0 +1,467 @@
+"""Figures, maps and the selection of images, on inputs small enough to be checked by hand."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from reidlib.datasets import Split
+from reidlib.images.normalisation import normalise
+from reidlib.models import build_model
+from reidlib.show import figures, maps, selection
+
+SMALL = {"backbone": "resnet18"}
+ABDNET = {**SMALL, "reduced_dim": 16, "embedding_dim": 16, "head_dim": 16}
+
+
+@pytest.fixture(autouse=True)
+def tidy():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    plt.close("all")
+    torch.set_num_threads(threads)
+
+
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def texts(axis):
+    return [text.get_text() for text in axis.texts]
+
+
+def drawn(figure: Figure) -> Figure:
+    """Renders the figure, which finds bad layouts, missing fonts and impossible limits."""
+    figure.canvas.draw()
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------- figures
+
+
+def test_image_grid_takes_rows_of_different_lengths():
+    rows = [noise(3, 8, 4), noise(1, 8, 4)]
+    figure = drawn(
+        figures.image_grid(rows, ["camera 1", "camera 2"], title="Sheet", column_labels=["a", "b"])
+    )
+    assert len(figure.axes) == 6
+    assert [len(axis.images) for axis in figure.axes] == [1, 1, 1, 1, 0, 0]
+    np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), rows[1][0])
+    assert texts(figure.axes[0]) == ["camera 1"] and texts(figure.axes[3]) == ["camera 2"]
+    assert [axis.get_title() for axis in figure.axes[:3]] == ["a", "b", ""]
+    assert figure.get_suptitle() == "Sheet"
+    assert not any(axis.axison for axis in figure.axes)
+
+
+def curves(**more):
+    steps = np.arange(1, 5)
+    columns = {
+        "epoch": steps,
+        "loss": 4.0 / steps,
+        "cross_entropy": 3.0 / steps,
+        "accuracy": steps / 10,
+        "learning_rate": 1e-3,
+    }
+    return pd.DataFrame({**columns, **more})
+
+
+def test_training_curves_have_a_line_for_each_term():
+    late = [np.nan, np.nan, 0.5, 0.25]
+    frame = curves(triplet=1.0 / np.arange(1, 5), orthogonal_features=late)
+    figure = drawn(figures.training_curves(frame, "ABD-Net, seed 0"))
+    losses, accuracy, rate = figure.axes
+    assert [line.get_label() for line in losses.lines] == [
+        "cross entropy",
+        "triplet",
+        "orthogonal features",
+        "loss (sum)",
+    ]
+    np.testing.assert_array_equal(losses.lines[2].get_ydata(), late)
+    np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [10, 20, 30, 40])
+    assert accuracy.get_ylabel() == "training accuracy (%)" and rate.get_ylim()[0] == 0
+    assert figure.get_suptitle() == "ABD-Net, seed 0"
+    single = drawn(figures.training_curves(curves(), "Baseline")).axes[0]
+    assert [line.get_label() for line in single.lines] == ["loss (sum)"], "the sum of one term is that term"
+
+
+def test_training_curves_show_scores_between_epochs_if_there_are_any():
+    nan = np.nan
+    frame = curves(validation_rank1=[nan, 0.5, nan, 0.75], validation_map=[nan, 0.25, nan, 0.5])
+    retrieval = drawn(figures.training_curves(frame, "t")).axes[3]
+    rank1, mean_ap = retrieval.lines
+    assert [line.get_label() for line in retrieval.lines] == ["rank-1, validation", "mAP, validation"]
+    np.testing.assert_array_equal(rank1.get_xdata(), [2, 4])
+    np.testing.assert_allclose(rank1.get_ydata(), [50, 75])
+    np.testing.assert_allclose(mean_ap.get_ydata(), [25, 50])
+    both = figures.training_curves(frame.assign(test_rank1=0.5, test_map=0.25), "t").axes[3]
+    assert {(line.get_label(), line.get_linestyle()) for line in both.lines[2:]} == {
+        ("rank-1, test", "--"),
+        ("mAP, test", "--"),
+    }
+
+
+def test_training_curves_use_a_log_axis_only_if_it_helps():
+    assert figures.training_curves(curves(), "t").axes[0].get_yscale() == "linear"
+    assert figures.training_curves(curves(orthogonal_weights=1e-3), "t").axes[0].get_yscale() == "log"
+    assert figures.training_curves(curves(triplet=0.0), "t").axes[0].get_yscale() == "linear", (
+        "zero has no logarithm"
+    )
+
+
+def test_scores_draws_points_intervals_and_references():
+    nan = float("nan")
+    frame = pd.DataFrame(
+        [
+            ["one", 0.5, 0.4, 0.6, 0.25, 0.2, 0.3, False],
+            ["two", 0.75, 0.7, 0.8, 0.5, 0.45, 0.55, False],
+            ["histogram", 0.1, nan, nan, 0.05, nan, nan, True],
+        ],
+        columns=["method", "rank1", "rank1_low", "rank1_high", "map", "map_low", "map_high", "reference"],
+    )
+    figure = drawn(figures.scores(frame, "Scores"))
+    left, right = figure.axes
+    assert [axis.get_xlabel() for axis in (left, right)] == ["rank-1 (%)", "mAP (%)"]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["one", "two", "histogram"]
+    assert left.get_yticks().tolist() == [2, 1, 0], "the first method is on top"
+    assert texts(left) == ["50.0", "75.0", "10.0"] and texts(right) == ["25.0", "50.0", "5.0"]
+    intervals, points = left.lines[0::2], left.lines[1::2]
+    np.testing.assert_allclose(intervals[0].get_xdata(), [40, 60])
+    np.testing.assert_allclose([point.get_xdata()[0] for point in points], [50, 75, 10])
+    colours = [to_hex(point.get_color()) for point in points]
+    assert colours[0] == colours[1] != colours[2]
+
+
+def untrained_and_effects():
+    """Two switches of each paper. The first and the last were run; the last needs no training."""
+    nan = float("nan")
+    untrained = pd.DataFrame(
+        {
+            "name": ["sign", "head", "sa1"],
+            "gradient_cosine": [0.5, -0.25, 1.0],
+            "distance_change": [0.125, 0.0, 0.5],
+        }
+    )
+    effects = pd.DataFrame(
+        [
+            ["ABD-Net", "4", "sign", "sign of `cam`", 2, -0.02, -0.03, -0.01, "differs (one seed)"],
+            ["ABD-Net", "5", "head", "the plain path, `before`", 0, nan, nan, nan, "not run"],
+            ["PFSA", "2", "sa1", "SA₁", 0, nan, nan, nan, "not run"],
+            ["PFSA", "5", "reranking", "scores published", 1, 0.01, -0.005, 0.025, "indistinguishable"],
+        ],
+        columns=[
+            "paper",
+            "number",
+            "name",
+            "what",
+            "seeds",
+            "map_difference",
+            "map_difference_low",
+            "map_difference_high",
+            "verdict",
+        ],
+    )
+    return untrained, effects
+
+
+def test_switch_panels_draw_what_was_run_and_name_what_was_not():
+    figure = drawn(figures.switch_panels(*untrained_and_effects(), "Paper against code"))
+    gradients, distances, scores = figure.axes
+    assert [label.get_text() for label in gradients.get_yticklabels()] == [
+        "sign of cam  ·  ABD-Net 4",
+        "the plain path, before  ·  ABD-Net 5",
+        "SA₁  ·  PFSA 2",
+        "scores published  ·  PFSA 5",
+    ]
+    assert gradients.get_yticks().tolist() == [3, 2, 1, 0], "the first switch is on top"
+
+    def points(axis):
+        return [(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines if line.get_marker() == "o"]
+
+    assert points(gradients) == [(0.5, 3), (-0.25, 2), (1.0, 1)]
+    assert points(distances) == [(12.5, 3), (0.0, 2), (50.0, 1)]
+    np.testing.assert_allclose(points(scores), [(-2, 3), (1, 0)])
+    intervals = [line for line in scores.lines if line.get_linewidth() == 2.5]
+    np.testing.assert_allclose([line.get_xdata() for line in intervals], [[-3, -1], [-0.5, 2.5]])
+    certain, uncertain = (to_hex(line.get_color()) for line in intervals)
+    assert int(certain[1:3], 16) > 2 * int(certain[3:5], 16), "red where they differ"
+    assert uncertain[1:3] == uncertain[3:5] == uncertain[5:7]
+    assert gradients.get_xlim()[0] < -0.25, "an opposite gradient has to be seen"
+
+    def notes(axis):
+        return [(note.get_text(), note.xy[1]) for note in axis.texts]
+
+    assert notes(gradients) == notes(distances) == [("scoring only", 0)]
+    assert notes(scores) == [("not run", 2), ("not run", 1)]
+    for axis in figure.axes:
+        dotted = [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == ":"]
+        assert dotted == [1.5], "between the papers"
+    assert figure.get_suptitle() == "Paper against code"
+    assert "written − released" in scores.get_xlabel()
+
+
+def test_switch_panels_where_nothing_was_run():
+    untrained, effects = untrained_and_effects()
+    effects["seeds"] = 0
+    effects.loc[:, "map_difference":"map_difference_high"] = float("nan")
+    *_, scores = drawn(figures.switch_panels(untrained, effects, "t")).axes
+    assert texts(scores) == ["not run"] * 4
+    assert scores.get_xticks().tolist() == [0] and scores.get_xlim() == (-1, 1), "no scale is made up"
+
+
+def test_switch_panels_write_their_notes_from_top_to_bottom():
+    """The order must be fixed: that of a set changes from process to process, and with it the PDF's bytes."""
+    untrained, effects = untrained_and_effects()
+    figure = drawn(figures.switch_panels(untrained.iloc[:0], effects, "t"))
+    for axis in figure.axes[:2]:
+        assert [note.xy[1] for note in axis.texts] == [3, 2, 1, 0]
+
+
+def test_heat_overlay_by_hand():
+    """Half image and half colour map; the ends of "jet" are (0, 0, 0.5) and (0.5, 0, 0)."""
+    image = np.full((1, 2, 3), 200, np.uint8)
+    overlay = figures.heat_overlay(image, np.array([[0.0, 1.0]]))
+    assert overlay.dtype == np.uint8 and overlay.shape == (1, 2, 3)
+    assert overlay.tolist() == [[[100, 100, 164], [164, 100, 100]]]
+    middle = figures.heat_overlay(image, np.array([[0.5, 0.5]]), strength=1.0)[0, 0]
+    assert middle[1] == 255 and abs(int(middle[0]) - int(middle[2])) < 10, "jet's middle is green"
+    np.testing.assert_array_equal(figures.heat_overlay(image, np.array([[0.3, 0.7]]), strength=0.0), image)
+    np.testing.assert_array_equal(
+        figures.heat_overlay(image, np.array([[-1.0, 9.0]])),
+        figures.heat_overlay(image, np.array([[0.0, 1.0]])),
+    )
+
+
+@pytest.mark.parametrize("people", [1, 3, 4, 6])
+def test_heat_triplets(people):
+    images = noise(people, 8, 4)
+    heats = [np.zeros((people, 8, 4)), np.ones((people, 8, 4))]
+    figure = drawn(figures.heat_triplets(images, heats, ["image", "attention", "+ diversity"], "Response"))
+    *axes, bar = figure.axes
+    shown = [axis for axis in axes if axis.images]
+    assert len(shown) == 3 * people
+    assert [axis.get_title() for axis in shown[:3]] == ["image", "attention", "+ diversity"]
+    for person in range(people):
+        original, first, second = (axis.images[0].get_array() for axis in shown[3 * person : 3 * person + 3])
+        np.testing.assert_array_equal(original, images[person])
+        np.testing.assert_array_equal(first, figures.heat_overlay(images[person], heats[0][person]))
+        np.testing.assert_array_equal(second, figures.heat_overlay(images[person], heats[1][person]))
+    assert "strongest response" in bar.get_xlabel()
+    assert figure.get_suptitle() == "Response"
+
+
+def test_ranking_gallery_frames_right_green_and_wrong_red():
+    people, top = 2, 3
+    queries, galleries = noise(people, 8, 4), [noise(people, top, 8, 4), 255 - noise(people, top, 8, 4)]
+    matches = [np.array([[1, 0, 1], [0, 0, 0]], bool), np.array([[0, 1, 0], [1, 1, 1]], bool)]
+    figure = drawn(
+        figures.ranking_gallery(queries, galleries, matches, ["ABD-Net", "Baseline"], "First three")
+    )
+    axes = np.array(figure.axes, dtype=object).reshape(people * 2, top + 2)
+    for person in range(people):
+        for model in range(2):
+            row = axes[2 * person + model]
+            assert ("query" in texts(row[0])) == (model == 0), "a query is shown once"
+            assert texts(row[0])[-1] == ["ABD-Net", "Baseline"][model]
+            for rank in range(top):
+                axis, right = row[2 + rank], matches[model][person, rank]
+                assert texts(axis) == ["✓" if right else "✗"]
+                frames = {to_hex(spine.get_edgecolor()) for spine in axis.spines.values()}
+                assert frames == {figures.RIGHT if right else figures.WRONG}
+                assert all(spine.get_visible() for spine in axis.spines.values())
+                np.testing.assert_array_equal(axis.images[0].get_array(), galleries[model][person, rank])
+    assert [axis.get_title() for axis in axes[0, 2:]] == ["rank 1", "rank 2", "rank 3"]
+    np.testing.assert_array_equal(axes[2, 0].images[0].get_array(), queries[1])
+    red, green, blue = (int(figures.RIGHT[i : i + 2], 16) for i in (1, 3, 5))
+    assert green > red and green > blue
+    assert int(figures.WRONG[1:3], 16) > 2 * int(figures.WRONG[3:5], 16)
+
+
+def test_gallery_sizes_has_a_line_a_method_and_hollow_points_for_distractors():
+    def scores(first, distractors):
+        rank1 = [first, first - 0.25, first - 0.5]
+        return pd.DataFrame(
+            {
+                "other_images": [10, 20, 40],
+                "rank1": rank1,
+                "map": [share / 2 for share in rank1],
+                "distractors": distractors,
+            }
+        )
+
+    frames = {"one": scores(0.75, [False, False, True]), "two": scores(0.5, [False] * 3)}
+    figure = drawn(figures.gallery_sizes({**frames, "three": scores(1.0, [True] * 3)}, "Sizes"))
+    for axis, title, factor in zip(figure.axes, ("rank-1", "mAP"), (1, 0.5), strict=True):
+        assert (axis.get_title(), axis.get_xlabel()) == (title, "other images in the gallery")
+        assert axis.get_xscale() == "log" and axis.get_ylim() == (0, 100)
+        lines = [line for line in axis.lines if line.get_linestyle() == "-"]
+        assert [line.get_xdata().tolist() for line in lines] == [[10, 20, 40]] * 3
+        expected = [[75, 50, 25], [50, 25, 0], [100, 75, 50]]
+        np.testing.assert_allclose([line.get_ydata() for line in lines], factor * np.array(expected))
+        points = [line for line in axis.lines if line.get_linestyle() == "None"]
+        shown = [(line.get_xdata().tolist(), line.get_markerfacecolor() == "white") for line in points]
+        assert shown == [([10, 20], False), ([40], True), ([10, 20, 40], False), ([10, 20, 40], True)]
+        colours = [to_hex(line.get_color()) for line in lines]
+        assert len(set(colours)) == 3
+        assert [to_hex(line.get_color()) for line in points] == [colours[0], colours[0], *colours[1:]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two", "three"]
+    assert figure.get_suptitle() == "Sizes"
+
+
+# ------------------------------------------------------------------------------------------------------- maps
+
+
+def test_spread_by_hand():
+    one = np.array([[1.0, 0.6], [0.5, 0.1]])  # two of four exceed 0.5; the one at exactly half does not
+    assert maps.spread(one[None]) == 0.5
+    flat, empty = np.ones((2, 2)), np.zeros((2, 2))
+    assert maps.spread(np.stack([one, flat])) == 0.75
+    assert maps.spread(np.stack([one, empty])) == 0.25
+    assert maps.spread(one[None] * 0.01) == 0.5, "relative to the map's own largest"
+
+
+def test_spread_sentence_says_which_way():
+    wider = maps.spread_sentence("With diversity", "without", 0.5, 0.25, "demo")
+    assert "50.0 %" in wider and "25.0 %" in wider and "wider than without, as the paper claims" in wider
+    narrower = maps.spread_sentence("With diversity", "without", 0.2, 0.25, "demo")
+    assert "narrower than without, the opposite" in narrower
+    assert "smoke run means nothing" in maps.spread_sentence("With", "without", 0.2, 0.1, "smoke")
+    assert "smoke" not in wider
+
+
+def test_equal_spreads_are_neither_wider_nor_narrower():
+    text = maps.spread_sentence("With diversity", "without", 0.25, 0.25, "demo")
+    assert "wider" not in text and "narrower" not in text and "opposite" not in text
+
+
+class Given(torch.nn.Module):
+    """A network that returns the given feature maps."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, images):
+        return SimpleNamespace(feature_maps={"after": [part[: len(images)] for part in self.parts]})
+
+
+def test_attention_heat_by_hand():
+    """Root mean square over two channels; upper stripe above lower; enlarged; divided by the maximum."""
+    upper = torch.tensor([[[[3.0, 0.0]], [[4.0, 0.0]]]])  # (1, 2, 1, 2): √((9 + 16) / 2), 0
+    lower = torch.tensor([[[[-5.0, 1.0]], [[-5.0, 1.0]]]])  # 5, 1
+    heat = maps.attention_heat(Given([upper, lower]), noise(1, 2, 2))
+    np.testing.assert_allclose(heat, [[[np.sqrt(12.5) / 5, 0], [1, 0.2]]], atol=1e-6)
+    larger = maps.attention_heat(Given([upper, lower]), noise(1, 8, 4))
+    assert larger.shape == (1, 8, 4)
+    np.testing.assert_allclose(larger[0, -1, 0], 1.0, atol=1e-6)
+    assert larger[0, 0, 3] == 0
+    silent = maps.attention_heat(Given([torch.zeros(1, 2, 4, 2)]), noise(1, 8, 4))
+    assert (silent == 0).all()
+
+
+@pytest.mark.parametrize("method", ["baseline", "baseline+pam+cam"])
+def test_attention_heat_of_a_network(method, monkeypatch):
+    model, images = build_model(method, 5, **ABDNET), noise(3, 96, 48)
+    whole = maps.attention_heat(model.train(), images)
+    assert not model.training
+    assert whole.shape == (3, 96, 48) and whole.dtype == np.float32
+    assert whole.min() >= 0
+    np.testing.assert_allclose(whole.max(axis=(1, 2)), 1, atol=1e-6)
+    with torch.no_grad():
+        parts = model(normalise(torch.from_numpy(images))).feature_maps["after"]
+    assert len(parts) == 2 and parts[0].shape[2:] == (3, 3)
+    monkeypatch.setattr(maps, "BATCH", 2)
+    np.testing.assert_allclose(maps.attention_heat(model, images), whole, atol=1e-4)
+    assert not np.allclose(maps.attention_heat(model, images, "intermediate"), whole)
+
+
+@pytest.mark.parametrize("method", ["gap", "gap+sa1"])
+def test_class_activation_is_the_classifiers_weighted_map(method, monkeypatch):
+    """Zhou et al. 2016: channels summed with the class's weights, rectified, divided by the maximum."""
+    model, images, classes = build_model(method, 5, **SMALL).eval(), noise(3, 96, 48), np.array([4, 0, 2])
+    with torch.no_grad():
+        final = model(normalise(torch.from_numpy(images))).feature_maps["final"][0]  # (3, C, 6, 3)
+        mean = final.mean((0, 2, 3))
+        # weights orthogonal to the mean feature, so every map has both signs
+        random = torch.randn(5, len(mean))
+        model.global_classifier.weight.copy_(random - torch.outer(random @ mean, mean) / (mean @ mean))
+    weights = model.global_classifier.weight[torch.from_numpy(classes)].detach()  # (3, C)
+    expected = torch.relu(torch.einsum("bchw,bc->bhw", final, weights)).numpy()
+    assert (expected.max(axis=(1, 2)) > 0).all() and (expected.min(axis=(1, 2)) == 0).all()
+    found = maps.class_activation(model, images, classes)
+    assert found.shape == (3, 96, 48) and found.dtype == np.float32
+    assert found.min() >= 0 and found.max() <= 1
+    np.testing.assert_allclose(found.max(axis=(1, 2)), 1, atol=1e-3)
+    centres = found[:, 8::16, 8::16]  # a map's cell is 16 pixels: its centre lies between pixels 7 and 8
+    np.testing.assert_allclose(centres, expected / expected.max(axis=(1, 2), keepdims=True), atol=0.06)
+    monkeypatch.setattr(maps, "BATCH", 2)
+    np.testing.assert_allclose(maps.class_activation(model, images, classes), found, atol=1e-3)
+    assert not np.allclose(maps.class_activation(model, images, classes[::-1].copy()), found, atol=0.05)
+
+
+def test_class_activation_is_scaled_from_its_smallest_to_its_largest():
+    """As documented: pytorch-grad-cam subtracts the minimum before it divides by the maximum."""
+    found = maps.class_activation(build_model("gap", 5, **SMALL).eval(), noise(2, 96, 48), np.array([0, 1]))
+    np.testing.assert_allclose(found.min(axis=(1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(found.max(axis=(1, 2)), 1, atol=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------- selection
+
+
+def split(ids, cameras=None):
+    cameras = np.ones(len(ids), np.int64) if cameras is None else np.array(cameras)
+    return Split(tuple(Path(f"{row:03d}.png") for row in range(len(ids))), np.array(ids), cameras)
+
+
+def test_spread_identities_by_hand():
+    ids = np.array([9, 3, 3, 5, 1, 7, -1, 0])
+    assert selection.spread_identities(ids, 3).tolist() == [1, 5, 9]
+    assert selection.spread_identities(ids, 2).tolist() == [1, 9]
+    assert selection.spread_identities(ids, 1).tolist() == [1]
+    assert selection.spread_identities(ids, 99).tolist() == [1, 3, 5, 7, 9]
+    assert selection.spread_identities(np.array([0, -1]), 3).tolist() == []
+
+
+def test_one_image_per_person_takes_the_middle_one():
+    rows = selection.one_image_each(split([1, 1, 1, 2, 2, 0, 3]), 3)
+    assert rows.tolist() == [1, 4, 6]
+    nobody = selection.one_image_each(split([0, 0]), 3)
+    assert noise(2, 4, 4)[nobody].shape == (0, 4, 4, 3), "rows can be used as an index"
+
+
+def test_rows_by_camera_takes_the_first_image_of_each_person():
+    found = selection.rows_by_camera(split([1, 1, 2, 2, 3, 0], [1, 1, 2, 1, 1, 3]), 2)
+    assert list(found) == [1, 2, 3]
+    assert found[1].tolist() == [0, 4]  # the first and the last of the people 1, 2 and 3
+    assert found[2].tolist() == [2]
+    assert noise(6, 4, 4)[found[3]].shape == (0, 4, 4, 3), "distractors are nobody"
+
+
+def test_telling_queries_show_where_models_differ():
+    nan = np.nan
+    ranks = np.array(
+        [
+            # 0  1  2  3    4  5  6
+            [1, 1, 2, nan, 1, 1, 1],
+            [1, 3, 1, nan, 2, 1, 2],
+            [1, 4, 1, nan, 1, 5, 9],
+        ]
+    )
+    dataset = SimpleNamespace(query=split([10, 11, 12, 13, 14, 15, 11]))
+    # Both other models are wrong: 1 and 6 (the same person). One is wrong: 4, 5. None: 0. The best model is
+    # wrong: 2. No match: 3.
+    assert selection.telling_queries(ranks, dataset, 3).tolist() == [1, 4, 5]
+    assert selection.telling_queries(ranks, dataset, 99).tolist() == [1, 4, 5, 0, 2]
+    assert selection.telling_queries(np.full((3, 7), -1), dataset, 3).tolist() == []
+    assert selection.telling_queries(np.full((3, 7), -1), dataset, 3).dtype == int

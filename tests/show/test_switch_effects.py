@@ -1,0 +1,571 @@
+"""Both sides of a switch between paper and released code: on the same weights, and as scored runs."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import one_thread_on_the_cpu
+from made_up_runs import IMAGES, PEOPLE, fabricate
+from scipy.spatial.distance import pdist
+
+from reidlib import losses
+from reidlib.config import experiment_for
+from reidlib.datasets import Split
+from reidlib.evaluation import scoring
+from reidlib.evaluation.embedding import embed
+from reidlib.files import read_json
+from reidlib.images.decoding import load_images
+from reidlib.show import switch_effects
+from reidlib.statistics import holm, paired_difference
+from reidlib.study.results import Study
+from reidlib.study.runs import finished_runs
+from reidlib.switches import SIDES, SWITCHES
+from reidlib.training import fit
+
+TINY = {
+    "pretrained": False, "backbone": "resnet18", "height": 96, "width": 48, "reduced_dim": 16,
+    "embedding_dim": 16, "head_dim": 16, "feature_dim": 16, "batch_size": 8, "steps_per_epoch": 1,
+    "epochs": 2, "warmup_epochs": 0, "precision": "float32", "learning_rate": 1e-3, "optimizer": "adam",
+    "trunk_rate": 1.0, "of_start_epoch": 1, "bootstrap_resamples": 100,
+}  # fmt: skip
+BY_NAME = {switch.name: switch for switch in SWITCHES}
+
+
+# --------------------------------------------------------------------------------------- on the same weights
+
+
+@pytest.fixture(scope="module", autouse=True)
+def steady():
+    with one_thread_on_the_cpu():
+        yield
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return Study("demo", "folder", tmp_path_factory.mktemp("results") / "demo-folder")
+
+
+@pytest.fixture(scope="module")
+def runs(study, dataset):
+    """Runs of the two rows to which switches apply, trained for two steps."""
+    return {
+        method: fit(
+            experiment_for(method, dataset="folder", profile="demo", **TINY),
+            dataset,
+            study.run(method, 0),
+            cache=study.cache,
+        )
+        for method in ("abdnet", "pfsa")
+    }
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """The terms of every loss that `effects` computed, as (experiment, term → value)."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def spreads():
+    """λ₁ − λ₂ of every matrix in a penalty, by experiment."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def effects(study, dataset, runs, seen, spreads):
+    """Effects of all switches, computed as in the notebook. Fills `seen` and `spreads`."""
+
+    def noted_terms(experiment, *arguments):
+        found = spreads[experiment] = []
+
+        def noted_spread(matrices, *options, **more):
+            found.append(spread(matrices, *options, **more))
+            return found[-1]
+
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(losses, "spectral_spread", noted_spread)
+            terms = loss_terms(experiment, *arguments)
+        seen.append((experiment, {name: term.item() for name, term in terms.items()}))
+        return terms
+
+    loss_terms, spread = switch_effects.loss_terms, losses.spectral_spread
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(switch_effects, "loss_terms", noted_terms)
+        return switch_effects.untrained_effects(runs, dataset, cache=study.cache)
+
+
+def row_of(effects, name):
+    (row,) = effects[effects["name"] == name].to_dict("records")
+    return row
+
+
+def sides_of(runs, name):
+    """The experiments of both sides, as written and as released."""
+    switch = BY_NAME[name]
+    return [replace(runs[switch.base].experiment, **switch.side(side)) for side in SIDES]
+
+
+def terms_of(seen, experiment):
+    (terms,) = [terms for one, terms in seen if one == experiment]
+    return terms
+
+
+def network_of(run, experiment):
+    """The network of one side, with the run's weights."""
+    return switch_effects.network_with_weights(
+        run.model().state_dict(), experiment, run.metrics["train_identities"], 0
+    )
+
+
+def test_every_trained_switch_is_compared_once_and_every_side_computed_once(effects, seen):
+    assert effects["name"].tolist() == [switch.name for switch in SWITCHES if switch.effect == "training"]
+    experiments = [experiment for experiment, _ in seen]
+    assert len(set(experiments)) == len(experiments)
+    assert not effects.isna().any().any()
+
+
+def test_a_switch_that_changes_no_step_shows_no_effect(effects):
+    """The switch report-epoch changes nothing in a training step."""
+    row = row_of(effects, "report-epoch")
+    assert row["loss_written"] == row["loss_released"]
+    assert (row["gradient_cosine"], row["gradient_ratio"]) == pytest.approx((1, 1), rel=0, abs=1e-12)
+    assert row["distance_change"] == 0
+
+
+def test_every_other_switch_has_an_effect(effects):
+    for _, row in effects.iterrows():
+        if row["name"] not in ("report-epoch", "branch-order"):
+            assert row["loss_written"] != row["loss_released"], row["name"]
+            assert row["gradient_cosine"] < 1 - 1e-9 or abs(row["gradient_ratio"] - 1) > 1e-6, row["name"]
+
+
+def test_losses_are_the_sums_of_all_terms(effects, runs, seen):
+    for name in effects["name"]:
+        row, sides = row_of(effects, name), sides_of(runs, name)
+        for key, experiment in zip(("loss_written", "loss_released"), sides, strict=True):
+            terms = terms_of(seen, experiment)
+            assert row[key] == pytest.approx(sum(terms.values()), rel=1e-6)
+            if experiment.family == "abdnet":
+                assert list(terms) == [
+                    "cross_entropy", "triplet", "orthogonal_features", "orthogonal_weights",
+                ]  # fmt: skip
+
+
+def test_ow_reach_adds_the_penalty_on_the_other_convolutions(effects, runs, seen, spreads):
+    written, released = sides_of(runs, "ow-reach")
+    row, terms = row_of(effects, "ow-reach"), [terms_of(seen, one) for one in (written, released)]
+    for name in ("cross_entropy", "triplet", "orthogonal_features"):
+        assert terms[0][name] == terms[1][name]
+    of_weights = [spreads[one][9:] for one in (written, released)]
+    penalties = [1e-3 * 10 * sum(x.square().sum().item() for x in found) for found in of_weights]
+    convolutions = [sum(map(len, found)) for found in of_weights]
+    assert convolutions == [25, 1]  # ResNet-18 has 20; its layer4 with 5 of them exists twice
+    assert row["loss_written"] - row["loss_released"] == pytest.approx(penalties[0] - penalties[1], rel=1e-5)
+    assert row["distance_change"] == 0, "a penalty does not move embeddings of the same weights"
+
+
+def test_of_squared_by_hand(effects, runs, spreads):
+    """β / (batch / 32) · Σ over positions: factor · mean over stripes of Σ over images, squared or not."""
+    written, released = sides_of(runs, "of-squared")
+    row, found = row_of(effects, "of-squared"), spreads[released][:9]
+    factors = [0.01, *[0.5] * 8]  # `intermediate`; two stripes each of before, cam, pam, after
+    assert [len(x) for x in found] == [8] * 9
+    for one, same in zip(found, spreads[written][:9], strict=True):
+        torch.testing.assert_close(one, same)
+    sums = [
+        sum(
+            factor * x.detach().double().pow(power).sum().item()
+            for factor, x in zip(factors, found, strict=True)
+        )
+        for power in (1, 2)
+    ]
+    change = 1e-6 * 32 / 8 * (sums[1] - sums[0])
+    assert row["loss_written"] - row["loss_released"] == pytest.approx(change, rel=1e-4)
+    assert row["loss_written"] > row["loss_released"]
+    assert row["distance_change"] == 0
+
+
+def test_ow_factor_is_ten(effects, runs, seen):
+    written, released = (terms_of(seen, one)["orthogonal_weights"] for one in sides_of(runs, "ow-factor"))
+    assert released == pytest.approx(10 * written, rel=1e-5)
+    row = row_of(effects, "ow-factor")
+    change = row["loss_released"] - row["loss_written"]
+    assert change == pytest.approx(released - written, abs=1e-6)  # the loss is about 2, in float32
+
+
+def test_the_order_of_the_branches_has_no_effect_on_the_same_weights(effects):
+    """Dropout must be off: its random numbers alone would give gradients a cosine of 0.2."""
+    row = row_of(effects, "branch-order")
+    assert row["distance_change"] < 1e-6
+    assert row["loss_written"] == pytest.approx(row["loss_released"], rel=1e-5)
+    assert row["gradient_cosine"] == pytest.approx(1, abs=1e-4)
+    assert row["gradient_ratio"] == pytest.approx(1, abs=1e-3)
+
+
+def test_only_switches_of_the_network_change_distances(effects):
+    changes = effects.set_index("name")["distance_change"]
+    still = [
+        "ow-reach", "ow-factor", "of-squared", "eigenvalues", "of-smaller-side", "report-epoch",
+        "augmentation", "classes", "erasing",
+        "sa-normalization",  # of SA₂, which only changes training: it is not in the embedding
+    ]  # fmt: skip
+    moving = ["cam-sign", "before-head", "attention-per-stripe", "sa1", "all-of-abdnet", "all-of-pfsa"]
+    assert (changes[still] < 1e-6).all(), changes[still]
+    assert (changes[moving] > 1e-4).all(), changes[moving]
+    assert set(still) | set(moving) | {"branch-order"} == set(changes.index)
+
+
+def test_the_change_of_distances_by_hand(effects, study, dataset, runs):
+    """Relative root-mean-square change of the Euclidean distances between query images, with flipping."""
+    pixels = load_images(dataset.query.paths, 96, 48, cache=study.cache)
+    written, released = sides_of(runs, "cam-sign")
+    one, two = (
+        pdist(embed(network_of(runs["abdnet"], experiment), pixels, flip=True, precision="float32"))
+        for experiment in (written, released)
+    )
+    expected = np.sqrt(((one - two) ** 2).mean() / (two**2).mean())
+    assert row_of(effects, "cam-sign")["distance_change"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_gradients_are_compared_over_parameters_that_both_sides_have():
+    def step(gradients, distances, loss):
+        tensors = {name: torch.tensor(values) for name, values in gradients.items()}
+        return SimpleNamespace(gradients=tensors, distances=np.array(distances), loss=loss)
+
+    written = step({"a": [3.0, 0.0], "b": [[4.0]], "only": [9.0]}, [3.0, 4.0], 2.0)
+    released = step({"a": [0.0, 1.0], "b": [[2.0]], "other": [7.0, 7.0]}, [3.0, 0.0], 1.0)
+    found = switch_effects.compare_steps(written, released)
+    assert (found["loss_written"], found["loss_released"]) == (2.0, 1.0)
+    assert found["gradient_cosine"] == pytest.approx(8 / (5 * np.sqrt(5)))  # (3, 0, 4) and (0, 1, 2)
+    assert found["gradient_ratio"] == pytest.approx(5 / np.sqrt(5))
+    assert found["distance_change"] == pytest.approx(4 / 3)
+    released.gradients["a"] = torch.ones(3)  # another shape, as of a classifier with more people: left out
+    assert switch_effects.compare_steps(written, released)["gradient_cosine"] == pytest.approx(1)
+
+
+def test_with_more_classes_the_trained_rows_stay(runs):
+    run = runs["pfsa"]
+    trained = run.model().state_dict()
+    larger = network_of(run, replace(run.experiment, classes=751)).state_dict()
+    classifiers = [name for name in trained if "classifier" in name]
+    assert len(classifiers) == 2 * (6 + 1 + 3)
+    for name, value in trained.items():
+        if name in classifiers:
+            assert len(larger[name]) == 751 and len(value) == 6
+            torch.testing.assert_close(larger[name][:6], value, rtol=0, atol=0)
+            drawn = (larger[name][6:] != 0).any()
+            assert drawn == name.endswith("weight"), "the others start as new layers do"
+        else:
+            torch.testing.assert_close(larger[name], value, rtol=0, atol=0)
+
+
+def test_a_run_with_a_fixed_number_of_classes_can_be_compared(study, dataset, tmp_path):
+    """The run has 9 classes. The written side has one per person: the first rows of the trained ones."""
+    experiment = experiment_for("pfsa", dataset="folder", profile="demo", **TINY, classes=9)
+    run = fit(experiment, dataset, tmp_path / "pfsa-seed0", cache=study.cache)
+    smaller = network_of(run, replace(experiment, classes=0))
+    name = "global_classifier.weight"
+    torch.testing.assert_close(smaller.state_dict()[name], run.model().state_dict()[name][:6], rtol=0, atol=0)
+
+
+def test_a_side_with_fewer_parameters_has_the_runs_weights(runs):
+    """Without a head for `before`, the network has fewer parameters. All of them are the run's."""
+    run = runs["abdnet"]
+    trained = run.model().state_dict()
+    bare = network_of(run, replace(run.experiment, before_head=False)).state_dict()
+    assert set(bare) < set(trained)
+    for name, value in bare.items():
+        torch.testing.assert_close(value, trained[name], rtol=0, atol=0)
+
+
+def test_every_term_is_active_even_if_it_starts_late_in_the_runs(study, dataset, runs, monkeypatch):
+    """O.F. starts late in a run, but is always included when sides are compared on the same weights."""
+    run = runs["abdnet"]
+    late = replace(run, experiment=replace(run.experiment, of_start_epoch=17, epochs=18))
+    monkeypatch.setattr(switch_effects, "SWITCHES", (BY_NAME["of-squared"],))
+    effects = switch_effects.untrained_effects({"abdnet": late}, dataset, cache=study.cache, images=4)
+    row = row_of(effects, "of-squared")
+    assert row["loss_written"] != row["loss_released"]
+
+
+def test_effects_are_reproducible_and_only_of_rows_with_a_run(effects, study, dataset, runs, monkeypatch):
+    some = tuple(BY_NAME[name] for name in ("cam-sign", "sa1", "reranking"))
+    monkeypatch.setattr(switch_effects, "SWITCHES", some)
+    again = switch_effects.untrained_effects({"pfsa": runs["pfsa"]}, dataset, cache=study.cache)
+    assert again["name"].tolist() == ["sa1"]
+    assert again.to_dict("records") == [row_of(effects, "sa1")]
+
+
+def test_untrained_effects_as_text(effects):
+    row = {"paper": "PFSA", "number": "2", "name": "sa1", "what": "SA₁"}
+    losses_of_sides = {"loss_written": 12.34567, "loss_released": 0.0001}
+    numbers = {"gradient_cosine": 0.98765, "gradient_ratio": 1234.5, "distance_change": 0.0123}
+    table = switch_effects.untrained_table(pd.DataFrame([{**row, **losses_of_sides, **numbers}]))
+    assert table.iloc[0].tolist() == ["PFSA", "2", "SA₁", "12.35", "0.0001", "0.988", "1.23e+03", "1.2 %"]
+    shown = switch_effects.untrained_table(effects)
+    assert len(shown) == len(effects) and not shown.map(lambda cell: "nan" in cell).any().any()
+
+
+# -------------------------------------------------------------------------------------------- after training
+
+
+@pytest.fixture
+def made_up(tmp_path):
+    return Study("demo", "folder", tmp_path / "demo-folder")
+
+
+@pytest.fixture(scope="module")
+def crowd():
+    """A data set of ten people with two queries and three gallery images each; only what scoring needs."""
+    gallery = np.repeat(np.arange(10), 3)
+
+    def split(ids, camera):
+        return Split(tuple(Path(f"{row}.png") for row in range(len(ids))), ids, np.full(len(ids), camera))
+
+    return SimpleNamespace(
+        query=split(PEOPLE, 1), gallery=split(gallery, 2), fingerprints={"training": IMAGES, "test": IMAGES}
+    )
+
+
+def compared(study, dataset, seeds=(0,), overrides=None):
+    """`trained_effects` of everything that the study has run."""
+    runs = finished_runs(study, variants=True)
+    return switch_effects.trained_effects(runs, dataset, seeds, study.profile, overrides)
+
+
+def of(effects, name):
+    return effects.set_index("name").loc[name]
+
+
+def test_without_runs_every_switch_is_not_run(made_up, crowd):
+    effects = compared(made_up, crowd, [0, 1])
+    shown = [switch for switch in SWITCHES if switch.effect in ("training", "evaluation")]
+    assert effects["name"].tolist() == [switch.name for switch in shown]
+    assert effects["base"].tolist() == [switch.base for switch in shown]
+    assert set(effects["base"]) == {"abdnet", "pfsa"}
+    assert (effects["seeds"] == 0).all()
+    assert effects[["rank1", "map", "map_difference", "map_by_seed", "p"]].isna().all().all()
+    table = switch_effects.switch_table(effects)
+    assert set(table.iloc[:, 3:].to_numpy().ravel()) == {"not run"}
+    assert "nothing can be said" in switch_effects.switch_sentence(effects)
+
+
+def test_effects_by_hand_are_mean_paired_differences_over_seeds(made_up, crowd):
+    """ow-factor: the written side is 0.1, 0.3 and 0.0 better. Seed 3 has only one side, so it is left out."""
+    right = np.arange(20) % 2 == 0
+    for seed, (row, variant) in enumerate([(0.4, 0.5), (0.3, 0.6), (0.7, 0.7)]):
+        fabricate(made_up, "abdnet", row, seed=seed, ranks=np.where(right, 1, 2))
+        more = right | (seed == 0)
+        fabricate(made_up, "abdnet.ow-factor.as-written", variant, seed=seed, ranks=np.where(more, 1, 2))
+    fabricate(made_up, "abdnet.ow-factor.as-written", 0.9, seed=3)
+    effects = compared(made_up, crowd, [0, 1, 2, 3])
+    found = of(effects, "ow-factor")
+    assert found["seeds"] == 3
+    assert found["map"] == pytest.approx((0.4 + 0.3 + 0.7) / 3) and found["rank1"] == 0.5
+    assert found["map_by_seed"] == pytest.approx([0.1, 0.3, 0.0])
+    # Every query is 0.4 / 3 better, so the interval is a point. Half of the queries gain rank 1, in one of
+    # three seeds.
+    for bound in ("", "_low", "_high"):
+        assert found[f"map_difference{bound}"] == pytest.approx(0.4 / 3)
+        assert found[f"rank1_difference{bound}"] == pytest.approx(0.5 / 3)
+    assert found["p"] == pytest.approx(2 / 1024), (
+        "of the 2¹⁰ swaps of people two are as extreme; one switch was run"
+    )
+    assert (effects["seeds"] > 0).sum() == 1
+    table = switch_effects.switch_table(effects).set_index("what").loc["factor of O.W."]
+    assert table.tolist() == [
+        "ABD-Net", "2a", "50.0 / 46.7", "+16.7 [+16.7, +16.7]", "+13.3 [+13.3, +13.3]", "+10.0, +30.0, +0.0",
+        "0.002", "varies with the seed",
+    ]  # fmt: skip
+    sentence = switch_effects.switch_sentence(effects)
+    assert sentence.startswith(
+        f"1 of {len(effects)} switches have both sides here; 0 change mAP distinguishably "
+    )
+    assert "seeds move" not in sentence and "random draws" not in sentence
+
+
+def test_the_written_side_may_be_the_row(made_up, crowd):
+    """branch-order: the row is the written side. The difference is still written − released."""
+    fabricate(made_up, "abdnet", 0.6)
+    fabricate(made_up, "abdnet.branch-order.as-released", np.where(PEOPLE == 0, 0.65, 0.6))
+    effects = compared(made_up, crowd)
+    found = of(effects, "branch-order")
+    assert found["map_difference"] == pytest.approx(-0.005) and found["map"] == pytest.approx(0.605)
+    assert found["p"] == 1
+    sentence = switch_effects.switch_sentence(effects)
+    assert "0 change mAP distinguishably (permutation test over people, Holm-corrected, 5 %)." in sentence
+    assert "changes only the random draws, and moves mAP by up to 0.5 points" in sentence
+    assert sentence.endswith(
+        "Where there is one seed of each, how much seeds move a difference is not known."
+    )
+
+
+def test_a_switch_with_a_variant_on_both_sides_needs_both(made_up, crowd):
+    fabricate(made_up, "abdnet", 0.6)
+    fabricate(made_up, "abdnet.augmentation.as-written", 0.5)
+    assert of(compared(made_up, crowd), "augmentation")["seeds"] == 0
+    fabricate(made_up, "abdnet.augmentation.as-released", 0.3)
+    found = of(compared(made_up, crowd), "augmentation")
+    assert (found["seeds"], found["map_difference"]) == (1, pytest.approx(0.2))
+
+
+def test_p_values_are_corrected_over_the_rows_that_were_run(made_up, crowd):
+    fabricate(made_up, "abdnet", 0.5)
+    changes = {
+        "ow-reach": np.where(PEOPLE < 8, 0.51, 0.5),
+        "cam-sign": np.where(PEOPLE < 9, 0.3, 0.5),
+        "before-head": np.where(PEOPLE < 2, 0.8, 0.5),
+    }
+    for name, precisions in changes.items():
+        fabricate(made_up, f"abdnet.{name}.as-written", precisions)
+    effects = compared(made_up, crowd)
+    alone = [paired_difference(changes[name], np.full(20, 0.5), PEOPLE).p_value for name in changes]
+    # 8, 9 and 2 of ten people change, all in one direction: 2 of the 2⁸, 2⁹ and 2² swaps are as extreme
+    assert alone == pytest.approx([2 / 256, 2 / 512, 2 / 4])
+    assert effects.set_index("name").loc[list(changes), "p"].tolist() == pytest.approx(holm(alone).tolist())
+    assert of(effects, "cam-sign")["p"] == pytest.approx(3 * 2 / 512)
+    assert of(effects, "ow-reach")["p"] == pytest.approx(4 / 256)
+    verdicts = switch_effects.switch_table(effects).set_index("what")["verdict"]
+    assert verdicts["sign of the channel attention"] == "differs (one seed)"
+    assert verdicts["the plain path, `before`"] == "indistinguishable"
+    assert verdicts["factor of O.W."] == "not run"
+    sentence = switch_effects.switch_sentence(effects)
+    assert "3 of " in sentence and "2 change mAP" in sentence
+    assert "convolutions that O.W. reaches +0.8; sign of the channel attention -18.0 points" in sentence
+
+
+@pytest.mark.parametrize(
+    ("by_seed", "noise", "verdict"),
+    [
+        ([0.30, 0.31, 0.29], [0.0], "differs"),
+        # with one seed, other random draws alone change mAP by more
+        (
+            [0.30, 0.31, 0.29],
+            [0.05, -0.35],
+            "within the noise",
+        ),
+        ([0.70, 0.10, -0.10], [0.0], "varies with the seed"),
+        ([0.30], [0.0], "differs (one seed)"),
+        ([0.30], [-0.30], "within the noise"),
+    ],
+)
+def test_the_verdict_also_depends_on_seeds_and_noise(made_up, crowd, by_seed, noise, verdict):
+    seeds = range(max(len(by_seed), len(noise)))
+    for seed in seeds:
+        fabricate(made_up, "abdnet", 0.5, seed=seed)
+    for name, values in (("cam-sign.as-written", by_seed), ("branch-order.as-released", noise)):
+        sign = 1 if name.startswith("cam") else -1  # branch-order: the row is the written side
+        for seed, value in enumerate(values):
+            fabricate(made_up, f"abdnet.{name}", 0.5 + sign * value, seed=seed)
+    effects = compared(made_up, crowd, seeds)
+    assert of(effects, "cam-sign")["p"] < 0.05
+    assert of(effects, "cam-sign")["verdict"] == verdict
+    assert of(effects, "branch-order")["verdict"] == "noise"
+    assert switch_effects.noise_of(effects) == pytest.approx(max(map(abs, noise)))
+    said = "1 change mAP" if verdict.startswith("differs") else "0 change mAP"
+    assert said in switch_effects.switch_sentence(effects)
+
+
+def test_queries_without_a_match_do_not_count(made_up, crowd):
+    second = np.arange(20) % 2 == 1
+    fabricate(made_up, "abdnet", np.where(second, np.nan, 0.2), ranks=2)
+    fabricate(made_up, "abdnet.cam-sign.as-written", np.where(second, np.nan, 0.5))
+    found = of(compared(made_up, crowd), "cam-sign")
+    assert found["map_difference"] == pytest.approx(0.3) and found["map"] == pytest.approx(0.2)
+    assert (found["rank1_difference"], found["rank1"]) == (1.0, 0.0)
+
+
+def test_settings_of_every_run_do_not_hide_a_variant(made_up, crowd):
+    overrides = {"epochs": 3}
+    fabricate(made_up, "abdnet", 0.5, settings=overrides)
+    fabricate(made_up, "abdnet.cam-sign.as-written", 0.25, settings=overrides)
+    found = of(compared(made_up, crowd, overrides=overrides), "cam-sign")
+    assert (found["seeds"], found["map_difference"]) == (1, pytest.approx(-0.25))
+
+
+def test_a_run_is_not_compared_with_itself(made_up, crowd):
+    """--set ow_factor=3 leaves one run for both sides. The verdict is "not run", not "indistinguishable"."""
+    overrides = {"ow_factor": 3.0}
+    fabricate(made_up, "abdnet", 0.5, settings=overrides)
+    effects = compared(made_up, crowd, overrides=overrides)
+    assert (effects["seeds"] == 0).all()
+
+
+def test_runs_that_differ_by_more_than_the_switch_are_not_compared(made_up, crowd):
+    """Variants with fewer epochs, or trained or scored on other images, are ignored."""
+    fabricate(made_up, "abdnet", 0.5)
+    fabricate(made_up, "abdnet.cam-sign.as-written", 0.9, settings={"epochs": 3})
+    fabricate(made_up, "abdnet.ow-factor.as-written", 0.9, trained_on="1" * 16)
+    fabricate(made_up, "abdnet.before-head.as-written", 0.9, scored_on="1" * 16)
+    fabricate(made_up, "abdnet.ow-reach.as-written", 0.9)
+    effects = compared(made_up, crowd)
+    assert effects.loc[effects["seeds"] > 0, "name"].tolist() == ["ow-reach"]
+
+
+def ranked_crowd(crowd, seed=0):
+    """Embeddings by which most queries find their person, but not all."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(10, 8))
+    return {
+        name: (centres[split.ids] + 1.1 * rng.normal(size=(len(split.ids), 8))).astype(np.float32)
+        for name, split in (("query", crowd.query), ("gallery", crowd.gallery))
+    }
+
+
+def test_switches_of_evaluation_score_the_rows_embeddings_again(made_up, crowd):
+    embeddings = ranked_crowd(crowd)
+    plain = scoring.rank(**embeddings, dataset=crowd)
+    python2 = scoring.rerank(**embeddings, dataset=crowd)
+    published = scoring.rerank(**embeddings, dataset=crowd, merge_threshold=2 / 3, half_precision=False)
+    assert len({one.mean_ap for one in (plain, python2, published)}) == 3, (
+        "the people must tell the three apart"
+    )
+    fabricate(made_up, "pfsa", plain.average_precision, ranks=plain.first_match_rank, embeddings=embeddings)
+    effects = compared(made_up, crowd)
+    assert effects.loc[effects["seeds"] > 0, "name"].tolist() == ["reranking", "reranking-python2"]
+    found = of(effects, "reranking")
+    assert found["map_difference"] == pytest.approx(python2.mean_ap - plain.mean_ap)
+    assert found["rank1_difference"] == pytest.approx(python2.rank1 - plain.rank1)
+    assert (found["map"], found["rank1"]) == pytest.approx((plain.mean_ap, plain.rank1))
+    found = of(effects, "reranking-python2")
+    assert found["map_difference"] == pytest.approx(published.mean_ap - python2.mean_ap)
+    assert (found["map"], found["rank1"]) == pytest.approx((python2.mean_ap, python2.rank1))
+
+
+def test_forms_of_reranking_are_compared_even_if_runs_are_not_reranked(made_up, crowd):
+    """With --set rerank=False, runs are not re-ranked; the two forms of re-ranking are compared anyway."""
+    embeddings, overrides = ranked_crowd(crowd), {"rerank": False}
+    fabricate(made_up, "pfsa", 0.5, embeddings=embeddings, settings=overrides)
+    found = of(compared(made_up, crowd, overrides=overrides), "reranking-python2")
+    forms = [{"merge_threshold": 2 / 3, "half_precision": False}, {}]
+    written, released = (scoring.rerank(**embeddings, dataset=crowd, **form).mean_ap for form in forms)
+    assert written != released and found["map_difference"] == pytest.approx(written - released)
+
+
+def test_the_study_of_real_runs(study, dataset, runs):
+    """Runs of `fit` can be read. They have one side of the trained switches and both of the others."""
+    effects = compared(study, dataset, overrides=TINY)
+    both = effects[effects["seeds"] > 0]
+    assert both["name"].tolist() == ["reranking", "reranking-python2"]
+    assert of(effects, "reranking")["map"] == pytest.approx(runs["pfsa"].metrics["map"])
+    difference = runs["pfsa"].metrics["reranked"]["map"] - runs["pfsa"].metrics["map"]
+    assert of(effects, "reranking")["map_difference"] == pytest.approx(difference)
+
+
+def test_made_up_runs_have_the_files_and_entries_of_real_ones(made_up, runs):
+    """Tests with made-up runs are valid only if `fit` writes the same files and entries."""
+    for method, real in runs.items():
+        made = fabricate(made_up, method, settings=TINY, embeddings=real.embeddings)
+        written = [{path.name for path in run.folder.iterdir()} for run in (real, made)]
+        assert written[0] - written[1] == {"model.pt"} and written[1] < written[0]
+        assert made.experiment == real.experiment
+        assert set(made.metrics) == set(real.metrics)
+        assert list(made.queries) == list(real.queries)
+        for name in ("weights.json", "scores.json", "training.json"):
+            one, other = (read_json(run.folder / name) for run in (real, made))
+            assert set(one) == set(other)
+            assert set(one.get("made_from", ())) == set(other.get("made_from", ()))

@@ -1,0 +1,522 @@
+"""Tables of made-up runs: the papers' numbers, cells of what was not run, signed differences by hand."""
+
+import csv
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from made_up_runs import fabricate
+
+from reidlib.config import METHODS, PROFILES, title_of
+from reidlib.datasets import DATASET_TITLES
+from reidlib.experiment import Experiment
+from reidlib.show import tables
+from reidlib.show.published import PAPER, PAPER_COLUMN, SVD_ROW
+from reidlib.show.text import DASH
+from reidlib.study.results import MissingRunError, Study
+from reidlib.study.runs import finished_runs, load_run, runs_by_dataset
+from reidlib.switches import SWITCHES
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study("demo", "synthetic", tmp_path / "demo-synthetic")
+
+
+def on(study, dataset):
+    """The study with the same profile and results folder, on another data set."""
+    return Study(study.profile, dataset, study.root.with_name(f"{study.profile}-{dataset}"))
+
+
+def typed_rows(name):
+    """data/paper/<name>.csv read without pandas."""
+    with (PAPER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def as_printed(text):
+    return f"{float(text):.2f}".removesuffix("0") if text else DASH
+
+
+# ------------------------------------------------------------------------------------------ ABD-Net's Table 1
+
+
+def test_the_ablation_prints_the_papers_numbers_and_ours(study):
+    runs = [
+        fabricate(study, "baseline", 0.25, rank1=0.5),
+        fabricate(study, "abdnet-xe", 0.375, rank1=0.625),
+    ]
+    table = tables.ablation_table(runs, "synthetic").set_index("method")
+    paper = typed_rows("abdnet_table1_ablation")
+    assert table.index.tolist() == [row["method"] for row in paper]
+    for row in paper:
+        shown = table.loc[row["method"]]
+        columns = ("paper Market rank-1", "paper Market mAP", "paper Duke rank-1", "paper Duke mAP")
+        cells = ("market1501_rank1", "market1501_map", "dukemtmc_rank1", "dukemtmc_map")
+        assert [shown[column] for column in columns] == [as_printed(row[cell]) for cell in cells]
+    ours = ["ours, synthetic (embedded): rank-1 [95 %]", "mAP [95 %]", "mAP vs baseline [95 %]"]
+    assert table.loc["Baseline (XE)", ours].tolist() == ["50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]", DASH]
+    # Every query is 12.5 points better, so the interval is a point.
+    assert table.loc["ABD-Net (XE)", ours].tolist() == [
+        "62.5 [52.5, 72.5]", "37.5 [32.5, 42.5]", "+12.5 [+12.5, +12.5]",
+    ]  # fmt: skip
+    assert table.loc[SVD_ROW, ours].tolist() == ["not reproduced", "not reproduced", DASH]
+    for method in ("baseline+pam", "baseline+of+ow", "abdnet"):
+        assert table.loc[METHODS[method].title, ours].tolist() == ["not run", "not run", DASH]
+
+
+def test_the_ablation_of_another_seed_and_without_runs(study):
+    runs = [fabricate(study, "baseline", seed=1, rank1=0.25)]
+    column = "ours, synthetic (embedded): rank-1 [95 %]"
+    table = tables.ablation_table(runs, "synthetic", 1).set_index("method")
+    assert table.loc["Baseline (XE)", column].startswith("25.0 ")
+    nothing = tables.ablation_table(runs, "synthetic", 0)
+    assert set(nothing[column]) == {"not run", "not reproduced"}
+    assert set(nothing["mAP vs baseline [95 %]"]) == {DASH}
+
+
+# -------------------------------------------------------------------------------------------- PFSA's ablation
+
+
+def test_the_spatial_ablation_has_all_rows_and_no_published_number(study):
+    runs = [
+        fabricate(study, "abdnet"),  # the other paper's
+        fabricate(study, "gap", 0.25, rank1=0.5),
+        fabricate(study, "pfsa", 0.375, rank1=0.625),
+        fabricate(study, "pfsa.sa1.as-written", rank1=0.9),  # a variant is no row
+        fabricate(study, "gap+sa1", seed=1, rank1=0.9),  # of another seed
+    ]
+    table = tables.spatial_ablation_table(runs)
+    assert list(table) == [
+        "method", "paper", "rank-1 [95 %]", "mAP [95 %]", "re-ranked rank-1 [95 %]", "re-ranked mAP [95 %]",
+    ]  # fmt: skip
+    assert table["method"].tolist() == [METHODS[method].title for method in list(METHODS)[9:]]
+    assert set(table["paper"]) == {DASH}, "its tables were not recovered"
+    rows = table.set_index("method").iloc[:, 1:]
+    assert rows.loc["GAP"].tolist() == [
+        "50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]", "60.0 [11.0, 99.0]", "45.0 [12.0, 98.0]",
+    ]  # fmt: skip
+    assert rows.loc[METHODS["pfsa"].title].tolist()[:2] == ["62.5 [52.5, 72.5]", "37.5 [32.5, 42.5]"]
+    others = rows.drop(index=["GAP", METHODS["pfsa"].title])
+    assert len(others) == 6 and set(others.to_numpy().ravel()) == {"not run"}
+    other_seed = tables.spatial_ablation_table(runs, 1).set_index("method")
+    assert other_seed.loc["GAP + SA₁", "rank-1 [95 %]"].startswith("90.0")
+
+
+def test_a_run_without_reranking_is_shown(study):
+    """With --set rerank=False, a run is scored but not re-ranked."""
+    run = fabricate(study, "gap", 0.25, rank1=0.5, settings={"rerank": False})
+    row = tables.spatial_ablation_table([run]).set_index("method").loc["GAP"]
+    assert row.tolist() == [DASH, "50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]", DASH, DASH]
+
+
+# -------------------------------------------------------------------------------------------- the comparisons
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "scores"),
+    [
+        ("abdnet_table2_market1501", "market1501", {"rank1": "rank-1", "map": "mAP"}),
+        ("abdnet_table3_dukemtmc", "dukemtmc-reid", {"rank1": "rank-1", "map": "mAP"}),
+        ("abdnet_table4_msmt17", "msmt17", {"rank1": "rank-1", "rank5": "rank-5", "map": "mAP"}),
+    ],
+)
+def test_comparisons_show_the_papers_rows_and_ours(study, name, dataset, scores):
+    fabricate(study, "abdnet", rank1=0.1)  # on another data set: not shown
+    fabricate(on(study, dataset), "baseline", 0.4, rank1=0.6)
+    fabricate(on(study, dataset), "abdnet", seed=1, rank1=0.2)  # another seed than the first: not shown
+    table = tables.comparison_table(runs_by_dataset(study), name, dataset, "demo")
+    paper = typed_rows(name)
+    assert list(table) == ["method", "venue", *scores.values(), "from"]
+    theirs, ours = table.iloc[: len(paper)], table.iloc[len(paper) :]
+    for shown, row in zip(theirs.to_dict("records"), paper, strict=True):
+        assert (shown["method"], shown["venue"], shown["from"]) == (row["method"], row["venue"], "paper")
+        assert [shown[column] for column in scores.values()] == [as_printed(row[cell]) for cell in scores]
+    assert ours["method"].tolist() == ["Baseline (XE)", "ABD-Net (XE)", "ABD-Net"]
+    assert ours["from"].tolist() == ["ours (demo)"] * 3
+    assert ours["rank-1"].tolist() == ["60.0 [50.0, 70.0]", "not run", "not run"]
+    assert ours["mAP"].tolist() == ["40.0 [35.0, 45.0]", "not run", "not run"]
+    if "rank5" in scores:
+        assert ours["rank-5"].tolist() == ["75.0", "not run", "not run"]
+    assert not table.isna().any().any()
+
+
+def test_pfsa_table_has_a_dash_for_what_was_not_published(study):
+    table, paper = tables.pfsa_table(runs_by_dataset(study), "demo"), typed_rows("pfsa_table1")
+    theirs, ours = table.iloc[: len(paper)], table.iloc[len(paper) :]
+    assert len(ours) == 2
+    for shown, row in zip(theirs.to_dict("records"), paper, strict=True):
+        assert shown["method"] == row["method"]
+        for dataset, column in PAPER_COLUMN.items():
+            for key, label in (("rank1", "rank-1"), ("map", "mAP")):
+                assert shown[f"{DATASET_TITLES[dataset]} {label}"] == as_printed(row[f"{column}_{key}"])
+        assert shown["re-ranked"] == (row["reranked"] or DASH), "an empty cell is no 'no'"
+    assert table.iloc[0]["CUHK03-NP labeled rank-1"] == DASH
+    assert table.iloc[-1]["Market-1501 mAP"] == "not run"
+
+
+def test_pfsa_table_shows_ours_with_and_without_reranking(study):
+    fabricate(on(study, "market1501"), "pfsa", 0.25, rank1=0.5)
+    plain, reranked = tables.pfsa_table(runs_by_dataset(study), "demo").to_dict("records")[-2:]
+    assert (plain["re-ranked"], reranked["re-ranked"]) == ("no", "yes")
+    scores = [[row[f"Market-1501 {label}"] for label in ("rank-1", "mAP")] for row in (plain, reranked)]
+    assert scores == [["50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]"], ["60.0 [11.0, 99.0]", "45.0 [12.0, 98.0]"]]
+    assert reranked["DukeMTMC-reID mAP"] == "not run"
+
+
+# ----------------------------------------------------------------------------------- one run beside its paper
+
+
+def test_reranked_is_compared_with_reranked(study):
+    market = on(study, "market1501")
+    table = tables.metrics_table(fabricate(market, "pfsa", 0.25, rank1=0.5)).set_index("metric")
+    assert table.loc["rank-1, re-ranked"].tolist() == ["60.0 [11.0, 99.0]", "94.7", "-34.7"]
+    assert table.loc["mAP, re-ranked"].tolist() == ["45.0 [12.0, 98.0]", "91.7", "-46.7"]
+    assert table.loc["rank-5, re-ranked", ["paper", "difference"]].tolist() == [DASH, DASH]
+    assert table.loc["mINP, re-ranked"].tolist() == ["12.5", DASH, DASH]
+    # No number of this row was published, so there is no difference.
+    gap = tables.metrics_table(fabricate(market, "gap+sa1", rank1=0.5)).set_index("metric")
+    assert gap.loc["rank-1"].tolist() == ["50.0 [40.0, 60.0]", DASH, DASH]
+
+
+def test_abdnets_rows_are_compared_without_reranking(study):
+    duke = on(study, "dukemtmc-reid")
+    table = tables.metrics_table(fabricate(duke, "baseline+of", 0.75, rank1=0.9)).set_index("metric")
+    assert table.loc["rank-1"].tolist() == ["90.0 [80.0, 100.0]", "84.9", "+5.1"]
+    assert table.loc["mAP"].tolist() == ["75.0 [70.0, 80.0]", "71.3", "+3.7"]
+    synthetic = tables.metrics_table(fabricate(study, "baseline+of")).set_index("metric")
+    assert set(synthetic["paper"]) == set(synthetic["difference"]) == {DASH}
+
+
+def test_single_shot_scores_are_shown_if_there_are_any(study):
+    """Scores by CUHK03's classic protocol are shown beside those of the new one, which the papers use."""
+    cuhk = on(study, "cuhk03-np-labeled")
+    shots = {"rank1": 0.5, "rank5": 0.75, "rank10": 0.8, "rank20": 0.9, "map": 0.625}
+    table = tables.metrics_table(fabricate(cuhk, "baseline", rank1=0.25, single_shot=shots))
+    usual = tables.metrics_table(fabricate(cuhk, "baseline", rank1=0.25, seed=1))
+    assert usual["metric"].tolist() == ["rank-1", "rank-5", "mAP", "mINP"]
+    pd.testing.assert_frame_equal(table.iloc[:4], usual)
+    assert table.iloc[4:].to_numpy().tolist() == [
+        ["rank-1, single shot", "50.0", DASH, DASH],
+        ["rank-5, single shot", "75.0", DASH, DASH],
+        ["mAP, single shot", "62.5", DASH, DASH],
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- effects
+
+
+def test_effects_are_differences_of_means_by_hand(study):
+    base = fabricate(study, "baseline", [0.2] * 20, ranks=[1, 2] * 10)
+    better = fabricate(study, "abdnet", [0.3, 0.5] * 10, ranks=[1, 1] * 10)
+    table = tables.effects_table([base, better], "baseline")
+    assert table["method"].tolist() == ["ABD-Net"]
+    # For every person, one of two queries becomes right.
+    assert table.loc[0, "rank-1 difference [95 %]"] == "+50.0 [+50.0, +50.0]"
+    assert table.loc[0, "mAP difference [95 %]"] == "+20.0 [+20.0, +20.0]"
+    # p: two of the 2¹⁰ swaps of people are as extreme, so 2 / 1024.
+    assert (table.loc[0, "p (Holm)"], table.loc[0, "verdict"]) == ("0.002", "differs")
+    sentence = tables.effects_sentence(table, "baseline")
+    assert "1 of 1 rows can be told apart from Baseline (XE)" in sentence
+    assert "ABD-Net +20.0 [+20.0, +20.0]" in sentence
+
+
+def test_effects_are_signed_ordered_and_of_the_same_seed(study):
+    runs = [
+        fabricate(study, "abdnet", 0.1),
+        fabricate(study, "baseline+pam", 0.4),
+        fabricate(study, "baseline", 0.4),
+        fabricate(study, "baseline+pam", 0.9, seed=1),  # no baseline with this seed
+    ]
+    table = tables.effects_table(runs, "baseline")
+    assert table["method"].tolist() == ["Baseline (XE) + PAM", "ABD-Net"]
+    assert table["seed"].tolist() == [0, 0]
+    assert table["mAP difference [95 %]"].tolist() == ["+0.0 [+0.0, +0.0]", "-30.0 [-30.0, -30.0]"]
+    assert table["verdict"].tolist() == ["indistinguishable", "differs"]
+    assert table["p (Holm)"].tolist() == ["1.000", "0.004"]  # 2 / 1024, doubled for two rows
+
+
+def test_queries_without_a_match_count_in_no_difference(study):
+    """One of each person's two queries has no match. Differences, like scores, leave it out."""
+    base = fabricate(study, "baseline", [0.2, NAN] * 10, ranks=[2, NAN] * 10)
+    other = fabricate(study, "abdnet", [0.5, NAN] * 10, ranks=[1, NAN] * 10)
+    table = tables.effects_table([base, other], "baseline")
+    assert table.loc[0, "mAP difference [95 %]"] == "+30.0 [+30.0, +30.0]"
+    assert table.loc[0, "rank-1 difference [95 %]"] == "+100.0 [+100.0, +100.0]"
+
+
+def test_without_the_reference_there_are_no_effects(study):
+    table = tables.effects_table([fabricate(study, "abdnet")], "baseline")
+    assert table.empty and list(table)[:2] == ["method", "seed"]
+    assert "Nothing can be compared with Baseline (XE)" in tables.effects_sentence(table, "baseline")
+
+
+def test_agreement_by_hand(study):
+    """A query without a match in the gallery is not counted."""
+    precisions = [0.1, 0.1, 0.1, 0.1, NAN, 0.1]
+    one = fabricate(study, "abdnet", precisions, ranks=[1, 1, 1, 2, NAN, 3])
+    two = fabricate(study, "baseline", precisions, ranks=[1, 1, 2, 1, NAN, 4])
+    counts = {"both right": 2, "only the first": 1, "only the second": 1, "neither": 1}
+    assert tables.agreement_table([one, two]).to_dict("records") == [
+        {"first": "ABD-Net", "second": "Baseline (XE)", **counts}
+    ]
+
+
+# --------------------------------------------------------------------------------------------------- all runs
+
+
+def test_runs_table_in_the_order_of_methods_and_seeds(study):
+    runs = [
+        fabricate(study, "pfsa"),
+        fabricate(study, "baseline", seed=10),
+        fabricate(study, "baseline", seed=2),
+    ]
+    table = tables.runs_table(runs)
+    assert list(zip(table["method"], table["seed"], strict=True)) == [
+        ("Baseline (XE)", 2), ("Baseline (XE)", 10), ("P + DS with SA₂ (published)", 0),
+    ]  # fmt: skip
+    assert table.iloc[0].tolist()[2:] == [
+        "50.0 [40.0, 60.0]", "75.0", "25.0 [20.0, 30.0]", "12.5", "11.2", "12,345", "12",
+    ]  # fmt: skip
+    assert tables.runs_table([]).empty
+
+
+def test_variants_of_rows_are_in_no_table_of_rows(study):
+    """A study with switches also has runs of variants; tables of rows leave them out."""
+    fabricate(study, "abdnet")
+    for side in ("as-written", "as-released"):
+        fabricate(study, f"abdnet.augmentation.{side}", rank1=0.9)
+    rows = finished_runs(study)
+    assert [run.method for run in rows] == ["abdnet"]
+    assert tables.runs_table(rows)["method"].tolist() == ["ABD-Net"]
+    sentence = tables.coverage_sentence(runs_by_dataset(study), "synthetic", "demo")
+    assert sentence.startswith("1 runs on ")
+    variant = load_run(study, "abdnet.augmentation.as-written", 0)
+    assert variant.metrics["rank1"] == 0.9
+    with pytest.raises(MissingRunError):
+        load_run(study, "abdnet.augmentation.as-written", 1)
+    ordered = tables.in_table_order([variant, fabricate(study, "gap"), *rows])
+    assert [run.name for run in ordered] == [
+        "abdnet-seed0", "gap-seed0", "abdnet.augmentation.as-written-seed0",
+    ]  # fmt: skip
+
+
+def test_reranking_table(study):
+    runs = [fabricate(study, method) for method in ("baseline", "pfsa", "gap")]
+    table = tables.reranking_table(runs)
+    assert table["method"].tolist() == ["GAP", "P + DS with SA₂ (published)"]
+    assert table.iloc[0].tolist() == ["GAP", 0, "50.0", "60.0 [11.0, 99.0]", "25.0", "45.0 [12.0, 98.0]"]
+    assert len(tables.reranking_table([])) == 0
+
+
+def references():
+    rank1 = {"rank1": 0.2, "rank1_low": 0.1, "rank1_high": 0.3, "rank5": 0.4}
+    row = {**rank1, "map": 0.1, "map_low": 0.05, "map_high": 0.15}
+    return pd.DataFrame(
+        [
+            {"method": "colour histogram", **row, "minp": 0.02},
+            {"method": "untrained network", **row, "minp": 0.03},
+        ]
+    )
+
+
+def test_scores_frame_and_reference_table(study):
+    runs = [fabricate(study, "gap"), fabricate(study, "baseline")]
+    frame = tables.scores_frame(runs, references())
+    assert frame["method"].tolist() == ["Baseline (XE)", "GAP", "colour histogram", "untrained network"]
+    assert frame["reference"].tolist() == [False, False, True, True]
+    columns = ["rank1", "rank1_low", "rank1_high", "map", "map_low", "map_high"]
+    assert frame.loc[0, columns].tolist() == pytest.approx([0.5, 0.4, 0.6, 0.25, 0.2, 0.3])
+    shown = tables.reference_table(references())
+    assert shown.iloc[1].tolist() == [
+        "untrained network",
+        "20.0 [10.0, 30.0]",
+        "40.0",
+        "10.0 [5.0, 15.0]",
+        "3.0",
+    ]
+
+
+def test_coverage_says_what_was_not_run(study):
+    for method in PROFILES["demo"].methods:
+        if method not in ("gap", "abdnet"):
+            fabricate(study, method)
+    fabricate(on(study, "market1501"), "baseline")
+    assert tables.missing_methods(finished_runs(study), "demo") == ["abdnet", "gap"]
+    text = tables.coverage_sentence(runs_by_dataset(study), "synthetic", "demo")
+    assert text.startswith("5 runs on synthetic (embedded) under the profile demo ")
+    assert "Not run though the profile has them: ABD-Net, GAP." in text
+    unseen = text.partition("want of the images:")[2]
+    assert "Market-1501" not in unseen
+    for title in ("DukeMTMC-reID", "CUHK03-NP labeled", "CUHK03-NP detected", "MSMT17"):
+        assert title in unseen, f"{title} has a table of its own in the report"
+
+
+def test_provenance_groups_runs_by_machine_and_versions(study):
+    runs = [fabricate(study, method) for method in ("baseline", "abdnet")]
+    other = {"commit": "def", "torch": "2"}
+    runs.append(fabricate(study, "gap", made_by=other, scored_by=other))
+    table = tables.provenance_table(runs)
+    assert table.index.tolist() == ["runs", "commit", "torch"]
+    assert table.loc["runs"].tolist() == ["baseline-seed0, abdnet-seed0", "gap-seed0"]
+    assert table.loc["commit"].tolist() == ["abc", "def"]
+
+
+def test_provenance_names_the_commit_that_scored_weights_again(study):
+    runs = [fabricate(study, "baseline")]
+    runs += [
+        fabricate(study, method, scored_by={"commit": "def", "torch": "2"}) for method in ("abdnet", "gap")
+    ]
+    table = tables.provenance_table(runs)
+    assert table.loc["runs"].tolist() == ["baseline-seed0", "abdnet-seed0, gap-seed0"]
+    assert table.loc["commit"].tolist() == ["abc", "abc"], "the weights are of the first commit"
+    assert table.loc["scored again by"].iloc[1] == "def"
+    assert table.loc["scored again by"].iloc[0] != "def"
+
+
+def test_seeds_table_by_hand(study):
+    """Three seeds at 0.5, 0.6 and 0.7: mean 0.6, s 0.1, interval ± 4.303 · 0.1 / √3."""
+    one, other = fabricate(study, "baseline"), fabricate(study, "pfsa")
+    three = [replace(one, metrics={**one.metrics, "rank1": value, "map": 0.25}) for value in (0.5, 0.6, 0.7)]
+    table = tables.seeds_table([other, *three])
+    title = title_of("pfsa")
+    assert table["method"].tolist() == ["Baseline (XE)", title, f"{title}, re-ranked"]
+    assert table["seeds"].tolist() == [3, 1, 1]
+    assert table["rank-1"][0] == "60.0 ± 10.0 [35.2, 84.8]" and table["mAP"][0] == "25.0 ± 0.0 [25.0, 25.0]"
+    assert table["rank-1"][1] == f"{100 * other.metrics['rank1']:.1f}", "one seed has no deviation"
+    assert table["mAP"][2] == f"{100 * other.metrics['reranked']['map']:.1f}"
+
+
+# ------------------------------------------------------------------------------------ settings, rows, weights
+
+
+def test_settings_table_shows_what_differs_from_the_default():
+    table = tables.settings_table(Experiment(epochs=3, milestones=(1, 2))).set_index("setting")
+    assert table.loc["epochs"].tolist() == ["3", "80"]
+    assert table.loc["milestones"].tolist() == ["(1, 2)", "(20, 40)"]
+    assert len(table) == 2
+    assert list(tables.settings_table(Experiment())) == ["setting", "here", "default"]
+
+
+def test_profile_table_shows_both_papers_where_they_differ():
+    table = tables.profile_table("demo").set_index("setting")
+    assert table.loc["optimizer"].tolist() == ["adam", "adam (ABD-Net), sgd (PFSA)"]
+    assert table.loc["backbone"].tolist() == ["resnet18", "resnet50"]
+    assert "crop_probability" in table.index  # 0.5 is ABD-Net's, not PFSA's
+    assert len(tables.profile_table("paper")) == 0
+    for profile in PROFILES:
+        for name in tables.profile_table(profile)["setting"]:
+            assert name in Experiment.__dataclass_fields__
+
+
+def test_methods_table_describes_each_row_as_a_difference_from_another():
+    table = tables.methods_table().set_index("row")
+    assert table.index.tolist() == [*METHODS, DASH], "rows, no variants"
+    assert table.loc["baseline"].tolist() == ["Baseline (XE)", "the defaults", "nothing"]
+    assert table.loc["abdnet"].tolist() == [
+        "ABD-Net", "abdnet-xe", "triplet_weight = 0.1, images_per_identity = 4",
+    ]  # fmt: skip
+    assert table.loc["gap", "differs from"] == "the defaults" and "rerank = True" in table.loc["gap", "by"]
+    assert table.loc["gap-256", "by"] == "global_bottleneck = True, epochs = 60"
+    assert table.loc[DASH].tolist() == [SVD_ROW, DASH, "described nowhere we could read: not reproduced"]
+    for name, by in table["by"].items():
+        if name in METHODS and by != "nothing":
+            settings = [part.split(" = ")[0] for part in by.split(", ") if " = " in part]
+            assert settings == list(METHODS[name].by), "a comma inside a value would read as another setting"
+
+
+def test_the_weights_that_were_scored_are_named(study):
+    last = fabricate(study, "baseline", reported_epoch=1)
+    assert tables.weights_sentence(last) == "Scored with the weights after epoch 1 of 1."
+    best = {"epoch": 1, "rank1": 0.625, "map": 0.5}
+    beside = fabricate(study, "baseline", seed=1, reported_epoch=3, best_on_test=best)
+    pd.DataFrame({"epoch": [1, 2, 3]}).to_csv(beside.files.curves, index=False)
+    assert tables.weights_sentence(beside) == (
+        "Scored with the weights after epoch 3 of 3. "
+        "The best rank-1 on the test set was 62.5 after epoch 1, shown beside it only."
+    )
+    reported = fabricate(study, "abdnet.report-epoch.as-released", reported_epoch=1, best_on_test=best)
+    assert tables.weights_sentence(reported).endswith("was 62.5 after epoch 1, reported here.")
+    released = fabricate(study, "abdnet", checkpoint={"file": "abd.pth.tar", "sha256": "f00d"})
+    released.files.curves.unlink()
+    sentence = tables.weights_sentence(released)
+    assert "`abd.pth.tar` (SHA-256 f00d)" in sentence and "nothing was trained" in sentence
+
+
+# ------------------------------------------------------------------------------- paper against code, in words
+
+# Every numbered difference between paper and released code, with words that its row must have.
+DIFFERENCES = {
+    "ABD-Net": [
+        ("1", "O.W. reaches 1 of 63 convolutions", ("63", "stem", "nn.Sequential")),
+        ("2", "O.W. has a factor 10", ("O.W.", "· 10")),
+        ("2", "O.F. not squared", ("O.F.", "not squared")),
+        ("2", "one power step and a Rayleigh quotient", ("one step", "Rayleigh", "power iteration")),
+        ("3", "λ₂ is 0 in the attentive branch", ("λ₂", "rank", "attentive")),
+        ("4", "channel attention's sign", ("least similar", "most similar")),
+        ("5", "`before` has a head", ("`before`", "head", "straight line")),
+        ("6", "attention per stripe", ("stripes", "whole map")),
+        ("7", "branch order", ("hash seed", "fixed")),
+        ("8", "best epoch chosen on the test set", ("best", "last", "test set")),
+        ("9", "--data-augment turned off silently", ("--data-augment", "commas", "crop and erasing")),
+    ],
+    "PFSA": [
+        ("1", "mean over sum, no softmax", ("mean", "sum", "no softmax")),
+        ("2", "SA₁ never called", ("SA₁", "never called")),
+        ("3", "logged loss is weighted", ("logged", "0.2", "0.8")),
+        ("4", "751 classes", ("751", "of the data set")),
+        ("4", "--combine-trainval is never read", ("trainval", "never read")),
+        ("4", "best is the last epoch", ("last, named best",)),
+        ("4", "random erasing off", ("random erasing", "p 0.5", "off")),
+        ("5", "re-ranked results only", ("re-ranking", "commented out")),
+        ("6", "re-ranking under Python 2", ("Python 2", "2/3", "half precision")),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("paper", "number", "words"),
+    [
+        pytest.param(paper, number, words, id=what)
+        for paper, entries in DIFFERENCES.items()
+        for number, what, words in entries
+    ],
+)
+def test_every_known_difference_has_a_row(paper, number, words):
+    table = tables.deviations_table()
+    of_number = table[(table["paper"] == paper) & table["no."].str.fullmatch(rf"{number}[a-z]?")]
+    rows = [" ".join(row) for row in of_number.itertuples(index=False)]
+    assert any(all(word in row for word in words) for row in rows), rows
+
+
+def test_no_difference_has_an_unknown_number():
+    table = tables.deviations_table()
+    for paper, entries in DIFFERENCES.items():
+        found = {number.rstrip("abcd") for number in table.loc[table["paper"] == paper, "no."]} - {DASH}
+        assert found == {number for number, *_ in entries}
+    assert table["no."].tolist().count(DASH) == 1, "BN on two GPUs is not among the numbered ones"
+
+
+def test_deviations_show_each_setting_with_both_values():
+    table = tables.deviations_table()
+    last = "setting: written / released"
+    assert list(table) == ["paper", "no.", "what", "as written", "as released", "here", last]
+    assert len(table) == len(SWITCHES) - 2, (
+        "the two that throw several at once are no differences of their own"
+    )
+    assert not table.map(lambda cell: cell.strip() == "").any().any()
+    by_what = table.set_index("what")
+    assert by_what.loc["factor of O.W.", last] == "ow_factor: 1.0 / 10.0"
+    assert by_what.loc["sign of the channel attention", last] == "cam_most_similar_first: True / False"
+    assert (
+        by_what.loc["crop and erasing", last] == "crop_probability: 0.5 / 0.0; erase_probability: 0.5 / 0.0"
+    )
+    assert by_what.loc["batch normalisation on two GPUs", last] == DASH
+    named = {name for cell in table[last] for name in re.findall(r"(\w+): ", cell)}
+    assert named == {name for switch in SWITCHES for name in switch.as_written}
+    assert named <= set(Experiment.__dataclass_fields__)
+    rows = set(re.findall(r"(?:gap|pfsa)\+\w+", " ".join(table["here"])))
+    assert rows and rows <= set(METHODS), "some differences name the rows that show them"

@@ -1,0 +1,27 @@
+"""Numbers as text."""
+
+from reidlib.show import text
+from reidlib.show.text import DASH
+from reidlib.statistics import Difference
+
+
+def test_percentages():
+    assert text.percent(0.8731) == "87.3"
+    assert text.percent(0.8731, (0.84, 0.902)) == "87.3 [84.0, 90.2]"
+    assert text.percent(None) == DASH
+    assert text.percent(1) == "100.0"
+
+
+def test_differences_are_signed_points():
+    assert text.points(0.012, -0.003, 0.027) == "+1.2 [-0.3, +2.7]"
+    assert text.effect_points(Difference(-0.25, -0.5, 0.0, p_value=0.03)) == "-25.0 [-50.0, +0.0]"
+
+
+def test_p_values_are_not_zero():
+    assert [text.p_value(p) for p in (1, 0.0312, 0.001, 0.00099)] == ["1.000", "0.031", "0.001", "< 0.001"]
+
+
+def test_scores_over_seeds_by_hand():
+    """Three seeds at 0.5, 0.6 and 0.7: mean 0.6, s 0.1, interval ± 4.303 · 0.1 / √3."""
+    assert text.percent_over_seeds([0.5, 0.6, 0.7]) == "60.0 ± 10.0 [35.2, 84.8]"
+    assert text.percent_over_seeds([0.5]) == "50.0", "one seed has no deviation"

@@ -1,0 +1,436 @@
+"""The pipeline on tiny notebooks in their own small checkout: what runs, and which files it leaves."""
+
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from reidlib.files import REPOSITORY, read_json
+from reidlib.study.fingerprints import fingerprint
+from reidlib.study.pipeline import execute
+from reidlib.study.results import Study
+from reidlib.study.steps import ParameterError, PipelineError, Step, check_parameters, select
+
+WRITE = """
+import json
+from pathlib import Path
+from reidlib.{module} import VALUE
+folder = Path(results, "runs", name)
+folder.mkdir(parents=True, exist_ok=True)
+with Path(results, "order.txt").open("a") as order:
+    order.write(name + "\\n")
+if fail:
+    raise {error}
+(folder / "metrics.json").write_text(json.dumps(VALUE))
+"""
+FIRST = WRITE.format(module="one", error="ValueError('bad\\nlast line')")
+PARAMETERS = 'name = "a"  # which\nfail = False\nresults = ""\nrate = 0.5\nsize: int | None = None'
+
+
+def write_notebook(path: Path, *code: str, parameters: str = PARAMETERS, text: str = "# Title") -> None:
+    tagged = new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    others = [new_code_cell(textwrap.dedent(cell).strip()) for cell in code]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=[new_markdown_cell(text), tagged, *others]), path)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout with two notebooks and its own package reidlib, which their kernels must import."""
+    package = tmp_path / "reidlib"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "errors.py").write_text((REPOSITORY / "reidlib" / "errors.py").read_text())
+    (package / "base.py").write_text('"""Base."""\nVALUE = 1\n')
+    (package / "one.py").write_text("from .base import VALUE\n")
+    (package / "two.py").write_text(
+        "from reidlib.errors import ReidError\nVALUE = 2\nclass NoRun(ReidError):\n    pass\n"
+    )
+    second = WRITE.format(module="two", error="NoRun('Make it with: make it.')")
+    write_notebook(tmp_path / "notebooks" / "10_first.ipynb", FIRST)
+    write_notebook(tmp_path / "notebooks" / "20_second.ipynb", "from reidlib.two import NoRun\n" + second)
+    return tmp_path
+
+
+def study_in(checkout: Path) -> Study:
+    return Study("demo", "synthetic", checkout / "results" / "demo-synthetic")
+
+
+def make_step(checkout: Path, notebook: str, name: str, needs: tuple[str, ...] = (), **parameters) -> Step:
+    results = str(study_in(checkout).root)
+    return Step(
+        name=f"{notebook}/{name}",
+        notebook=notebook,
+        parameters={"name": name, "results": results} | parameters,
+        needs=needs,
+        produces=(f"runs/{name}/metrics.json",),
+        title=name,
+    )
+
+
+def run(checkout: Path, steps: list[Step], **options) -> tuple[int, str]:
+    stream = io.StringIO()
+    code = execute(steps, study_in(checkout), stream=stream, repository=checkout, **options)
+    return code, stream.getvalue()
+
+
+def ran(checkout: Path) -> list[str]:
+    """Names of the steps that ran since the last call, in their order."""
+    order = study_in(checkout).root / "order.txt"
+    names = order.read_text().split() if order.exists() else []
+    order.unlink(missing_ok=True)
+    return names
+
+
+def plan(checkout: Path, steps: list[Step]) -> dict[str, str]:
+    """Step → what a dry run says about it."""
+    lines = run(checkout, steps, dry_run=True)[1].splitlines()
+    return {line.split()[0]: line.split(maxsplit=1)[1] for line in lines}
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_runs_in_order_then_only_what_changed(checkout):
+    first = make_step(checkout, "10_first", "a")
+    second = make_step(checkout, "20_second", "b", needs=(first.name,))
+    steps = [first, second]
+    study = study_in(checkout)
+    before = files_below(checkout)
+    assert plan(checkout, steps) == {
+        "10_first/a": "run: not finished before",
+        "20_second/b": "run: not finished before",
+    }
+    assert files_below(checkout) == before, "a dry run writes nothing"
+
+    code, said = run(checkout, steps)
+    assert (code, ran(checkout)) == (0, ["a", "b"]), said
+    executed = nbformat.read(study.notebooks / "10_first" / "a.ipynb", as_version=4)
+    assert executed.metadata.papermill.input_path == "10_first.ipynb", (
+        "no path of this machine in what may be published"
+    )
+    assert sorted(files_below(study.root)) == [
+        "notebooks/10_first/a.ipynb",
+        "notebooks/20_second/b.ipynb",
+        "runs/a/metrics.json",
+        "runs/b/metrics.json",
+        "steps/10_first/a.json",
+        "steps/20_second/b.json",
+    ]
+    state = read_json(study.steps / "10_first" / "a.json")
+    assert state["versions"]["python"] == sys.version.split()[0]
+    assert state["seconds"] > 0 and state["finished"]
+    assert run(checkout, steps) == (0, "All 2 steps are up to date.\n")
+
+    # The changed code is two imports away from the first notebook; comments and docstrings do not count.
+    base = checkout / "reidlib" / "base.py"
+    base.write_text('"""Better words."""\n# why\nVALUE = 1\n')
+    assert set(plan(checkout, steps).values()) == {"up to date"}
+    base.write_text("VALUE = 3\n")
+    expected = {
+        "10_first/a": "run: changed code: reidlib.base",
+        "20_second/b": "run: changed need: 10_first/a",
+    }
+    assert plan(checkout, steps) == expected
+    assert run(checkout, steps[1:])[1] == "All 1 steps are up to date.\n", (
+        "a need that was not asked for counts as it was last run"
+    )
+    (checkout / "reidlib" / "two.py").write_text(
+        "VALUE = 4\nfrom reidlib.errors import ReidError\nclass NoRun(ReidError): ...\n"
+    )
+    base.write_text("VALUE = 1\n")
+    assert plan(checkout, steps) == {
+        "10_first/a": "up to date",
+        "20_second/b": "run: changed code: reidlib.two",
+    }
+
+    changed = make_step(checkout, "20_second", "b", needs=(first.name,), rate=1)
+    assert plan(checkout, [first, changed])["20_second/b"] == "run: changed parameters: rate None -> 1"
+    assert run(checkout, [first, changed])[0] == 0
+    assert ran(checkout) == ["b"]
+    assert (study.run("x", 0).parent / "b" / "metrics.json").read_text() == "4"
+
+    # A deleted product is made again, and so is everything that was made from it.
+    (study.runs / "a" / "metrics.json").unlink()
+    expected = {
+        "10_first/a": "run: missing: runs/a/metrics.json",
+        "20_second/b": "run: 10_first/a is run again",
+    }
+    assert plan(checkout, [first, changed]) == expected
+    assert run(checkout, [first])[0] == 0
+    assert plan(checkout, [first, changed]) == {
+        "10_first/a": "up to date",
+        "20_second/b": "run: 10_first/a was run again",
+    }
+
+
+def test_new_text_reaches_the_executed_copy_without_a_run(checkout):
+    step = make_step(checkout, "10_first", "a")
+    assert run(checkout, [step])[0] == 0
+    assert ran(checkout) == ["a"]
+    notebook = checkout / "notebooks" / "10_first.ipynb"
+    write_notebook(notebook, FIRST + "# comment", text="# Other")
+    assert "text changed" in plan(checkout, [step])["10_first/a"]
+    assert run(checkout, [step]) == (0, "All 1 steps are up to date.\n")
+    assert ran(checkout) == []
+    cells = nbformat.read(study_in(checkout).notebooks / "10_first" / "a.ipynb", as_version=4).cells
+    assert [cell.cell_type for cell in cells] == ["markdown", "code", "code", "code"]
+    assert cells[0].source == "# Other"
+    assert cells[3].source.endswith("# comment") and cells[3].execution_count == 3
+    assert 'name = "a"' in cells[2].source, "the injected parameters stay"
+    assert plan(checkout, [step]) == {"10_first/a": "up to date"}
+
+
+def test_a_failure_stops_only_what_needs_it_and_is_resumed(checkout):
+    broken = make_step(checkout, "10_first", "a", fail=True)
+    needy = make_step(checkout, "20_second", "b", needs=(broken.name,))
+    refused = make_step(checkout, "20_second", "c", fail=True)
+    alone = make_step(checkout, "20_second", "d")
+    code, said = run(checkout, [broken, needy, refused, alone], workers=2)
+    study = study_in(checkout)
+    assert code == 1
+    assert sorted(ran(checkout)) == ["a", "c", "d"]
+    failed = study.notebooks / "10_first" / "a.failed.ipynb"
+    assert "FAILED  10_first/a: cell [3]: ValueError: last line\n" in said
+    assert f"notebook with the traceback: {failed}" in said
+    assert "ValueError" in failed.read_text()
+    assert "FAILED  20_second/c: cell [3]: Make it with: make it.\n" in said, (
+        "an error of ours is its message alone"
+    )
+    table = dict(line.split()[:2] for line in said.splitlines()[said.splitlines().index("") + 2 :])
+    assert table == {
+        "10_first/a": "failed",
+        "20_second/b": "skipped",
+        "20_second/c": "failed",
+        "20_second/d": "done",
+    }
+    assert not (study.steps / "10_first" / "a.json").exists() and not broken.executed(study).exists()
+    assert "Traceback" not in said
+
+    mended = make_step(checkout, "10_first", "a")
+    code, said = run(checkout, [mended, needy, alone])
+    assert (code, ran(checkout)) == (0, ["a", "b"]), said
+    assert not failed.exists()
+
+
+def test_a_missing_product_is_a_failure(checkout):
+    step = make_step(checkout, "10_first", "a")
+    step = Step(step.name, step.notebook, step.parameters, produces=("tables/none.csv",))
+    code, said = run(checkout, [step])
+    assert code == 1 and "did not write tables/none.csv" in said
+    assert not (study_in(checkout).steps / "10_first" / "a.json").exists()
+
+
+WAIT = """
+import os, time
+from pathlib import Path
+Path(results, name).touch()
+while not all(Path(results, other).exists() for other in ("a", "b")):
+    time.sleep(0.05)
+print(os.environ["OMP_NUM_THREADS"], sys.executable, os.environ["MALLOC_TRIM_THRESHOLD_"])
+"""
+
+
+def test_workers_run_at_the_same_time_and_share_the_cores(checkout, monkeypatch, tmp_path):
+    """Each of two notebooks waits for the other. Kernels registered on the machine are not used."""
+    other = tmp_path / "home" / "kernels" / "python3"
+    other.mkdir(parents=True)
+    (other / "kernel.json").write_text(
+        json.dumps({"argv": ["false"], "display_name": "Other", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "home"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    study = study_in(checkout)
+    study.root.mkdir(parents=True)
+    progress = f"""
+        import sys
+        sys.path.insert(0, {str(REPOSITORY)!r})
+        sys.modules.pop("reidlib", None)
+        from reidlib.progress import track_progress
+        with track_progress(2, name, "epoch") as bar:
+            bar.update(1, loss=0.5)
+            bar.line("epoch 1/2 of " + name)
+    """
+    write_notebook(checkout / "notebooks" / "30_wait.ipynb", "import sys\n" + WAIT, progress)
+    steps = [Step(name, "30_wait", {"name": name, "results": str(study.root)}) for name in ("a", "b")]
+    code, said = run(checkout, steps, workers=2)
+    assert code == 0, said
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    notebook = nbformat.read(study.notebooks / "a.ipynb", as_version=4)
+    assert notebook.cells[3].outputs[0].text == f"{max(1, cores // 2)} {sys.executable} {1 << 30}\n"
+    assert "[a] epoch 1/2 of a\n" in said and "[b] epoch 1/2 of b\n" in said, (
+        "without a terminal, epochs are lines"
+    )
+    assert notebook.cells[4].outputs[0].text == "epoch 1/2 of a\n"
+
+
+def test_interrupt_stops_the_kernel_and_keeps_what_is_finished(checkout):
+    """The study runs like a background job of a shell: SIGINT is ignored, and SIGTERM ends it."""
+    study = study_in(checkout)
+    study.root.mkdir(parents=True)
+    waiting = """
+        import os, time
+        from pathlib import Path
+        if fail:
+            Path(results, "pid").write_text(str(os.getpid()))
+            time.sleep(600)
+    """
+    write_notebook(checkout / "notebooks" / "30_wait.ipynb", waiting)
+    script = f"""
+        import sys
+        from pathlib import Path
+        from reidlib.study.pipeline import execute
+        from reidlib.study.results import Study
+        from reidlib.study.steps import Step
+        study = Study("demo", "synthetic", Path({str(study.root)!r}))
+        steps = [Step(f"w{{k}}", "30_wait", {{"fail": bool(k), "results": str(study.root)}}) for k in (0, 1)]
+        sys.exit(execute(steps, study, workers=1, repository=Path({str(checkout)!r})))
+    """
+    ignoring = "trap '' INT; exec " + shlex.join([sys.executable, "-c", textwrap.dedent(script)])
+    process = subprocess.Popen(
+        ["sh", "-c", ignoring], cwd=REPOSITORY, stderr=subprocess.PIPE, start_new_session=True
+    )
+    pid = study.root / "pid"
+    try:
+        wait_until(lambda: alive(pid))
+        process.terminate()
+        said = process.communicate(timeout=300)[1].decode()
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Interrupted. 1 finished steps are kept" in said and "Traceback" not in said
+    wait_until(lambda: not alive(pid))
+    assert sorted(files_below(study.root)) == ["notebooks/w0.ipynb", "pid", "steps/w0.json"]
+
+
+def wait_until(true) -> None:
+    """Waits up to five minutes, because the machine may be busy."""
+    deadline = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def alive(pid_file: Path) -> bool:
+    try:
+        os.kill(int(pid_file.read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"nmae": "x"}, r"no parameter 'nmae': did you mean 'name'\?"),
+        ({"xyzzy": 1}, r"no parameter 'xyzzy': it has: name, fail, results, rate, size"),
+        ({"name": 3}, r"'name' of n.ipynb must be str, not 3 \(int\)"),
+        ({"fail": 1}, "must be bool, not 1"),
+        ({"rate": True}, "must be float, not True"),
+        ({"size": 1.5}, r"must be int \| None, not 1.5"),
+        ({"seeds": [1, "2"]}, r"must be list\[int\]"),
+        ({"mode": "z"}, r"must be Literal\['x', 'y'\]"),
+        ({"name": None}, "must be str, not None"),
+    ],
+)
+def test_parameters_are_refused(tmp_path, parameters, message):
+    extra = '\nseeds: list[int] = [0]\nmode: Literal["x", "y"] = "x"\nanything = None'
+    write_notebook(tmp_path / "n.ipynb", parameters=PARAMETERS + extra)
+    with pytest.raises(ParameterError, match=message):
+        check_parameters(tmp_path / "n.ipynb", parameters)
+    good = {"name": "x", "rate": 1, "size": None, "seeds": [1, 2], "mode": "y", "fail": True}
+    good["anything"] = {"k": 1}
+    check_parameters(tmp_path / "n.ipynb", good)
+
+
+@pytest.mark.parametrize("line", ["a = 1 + x", "a = b = c", "import os", "a: int"])
+def test_parameter_cell_holds_literals_only(tmp_path, line):
+    write_notebook(tmp_path / "n.ipynb", parameters="ok = 1\n" + line)
+    with pytest.raises(ParameterError, match="Line 2"):
+        check_parameters(tmp_path / "n.ipynb", {})
+
+
+def test_wrong_parameters_stop_the_study_before_anything_runs(checkout):
+    steps = [make_step(checkout, "10_first", "a"), make_step(checkout, "20_second", "b", extra=1)]
+    with pytest.raises(ParameterError, match="extra"):
+        run(checkout, steps)
+    assert not study_in(checkout).root.exists()
+
+
+def test_fingerprint_depends_on_files_that_are_read_not_on_the_results_folder(checkout):
+    step = make_step(checkout, "10_first", "a")
+    moved = Step(step.name, step.notebook, step.parameters | {"results": "/elsewhere"})
+    assert fingerprint(step, {}, repository=checkout) == fingerprint(moved, {}, repository=checkout)
+    table = checkout / "data.csv"
+    table.write_text("1")
+    reader = Step(step.name, step.notebook, step.parameters, reads=("data.csv",))
+    one = fingerprint(reader, {}, repository=checkout)
+    table.write_text("2")
+    assert one != fingerprint(reader, {}, repository=checkout) != fingerprint(step, {}, repository=checkout)
+    needy = Step(step.name, step.notebook, step.parameters, needs=("n",))
+    one, two = (fingerprint(needy, {"n": number}, repository=checkout) for number in "12")
+    assert one != two
+
+
+def test_a_packages_init_counts_only_if_a_name_is_imported_from_it(checkout):
+    """A notebook that imports only a module of the package does not run again when `__init__` changes."""
+    package = checkout / "reidlib" / "show"
+    package.mkdir()
+    (package / "__init__.py").write_text("from reidlib.base import VALUE as NAME\n")
+    (package / "part.py").write_text("VALUE = 5\n")
+    imports = {
+        "30_through": "from reidlib.show.part import VALUE",
+        "31_module": "from reidlib.show import part",
+        "32_name": "from reidlib.show import NAME",
+    }
+    for name, source in imports.items():
+        write_notebook(checkout / "notebooks" / f"{name}.ipynb", source)
+
+    def fingerprints():
+        return {name: fingerprint(Step(name, name, {}), {}, repository=checkout) for name in imports}
+
+    def affected_by(path, text):
+        before = fingerprints()
+        path.write_text(text)
+        return [name for name, now in fingerprints().items() if now != before[name]]
+
+    assert affected_by(package / "part.py", "VALUE = 6\n") == ["30_through", "31_module"]
+    assert affected_by(checkout / "reidlib" / "base.py", "VALUE = 7\n") == ["32_name"]
+    assert affected_by(package / "__init__.py", "NAME = 8\n") == ["32_name"]
+
+
+def test_select():
+    names = ["01_data", "10_train/gap-seed0", "10_train/gap+sa1-seed0", "30_maps"]
+    steps = [Step(name, name.split("/")[0], {}) for name in names]
+
+    def chosen(*only, start_from=""):
+        return [step.name for step in select(steps, only, start_from)]
+
+    assert chosen() == names
+    assert chosen("10_train") == names[1:3]
+    assert chosen("30", "01_data") == [names[0], names[3]]
+    assert chosen("10_train/gap-seed0") == names[1:2]
+    assert chosen("10_train/gap") == names[1:3]
+    assert chosen(start_from="10_train") == names[1:]
+    assert chosen("01_data", start_from="10_train/gap+sa1-seed0") == []
+    message = r"no step '10_trian'. Did you mean '10_train'\? The steps are: 01_data, "
+    with pytest.raises(PipelineError, match=message):
+        chosen("10_trian")
+    with pytest.raises(PipelineError, match="needs b, which does not come before"):
+        select([Step("a", "a", {}, needs=("b",)), Step("b", "b", {})])
+    with pytest.raises(PipelineError, match="used twice"):
+        select([Step("a", "a", {}), Step("a", "b", {})])

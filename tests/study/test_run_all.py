@@ -1,0 +1,357 @@
+"""The command line: wrong calls write nothing, a dry run prints the plan, a smoke run makes everything."""
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+from PIL import Image
+
+import run_all
+from reidlib.config import METHODS, PROFILES, TRAINED_SWITCHES, run_of
+from reidlib.files import REPOSITORY
+from reidlib.report import outside_references
+from reidlib.settings import ConfigError
+from reidlib.study import command_line
+from reidlib.study.command_line import Request
+from reidlib.study.results import open_study
+from reidlib.switches import SIDES, SWITCHES
+
+
+def call(*arguments, cwd=REPOSITORY, **options):
+    command = [sys.executable, str(REPOSITORY / "run_all.py"), *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, timeout=600, check=False, **options
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images in Market-1501's layout: two people to train on, two to test on, two cameras."""
+    root = tmp_path / "images"
+    layout = {
+        "bounding_box_train": ((1, 2), (1, 2)),
+        "query": ((3, 4), (1,)),
+        "bounding_box_test": ((3, 4), (2,)),
+    }
+    for split, (people, cameras) in layout.items():
+        (root / split).mkdir(parents=True)
+        for person, camera in itertools.product(people, cameras):
+            image = Image.new("RGB", (16, 32), (60 * person, 40 * camera, 0))
+            image.save(root / split / f"{person:04d}_c{camera}s1_000001_00.jpg")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--profile", "demoo"], "Unknown profile 'demoo'. Did you mean 'demo'?"),
+        (["--methods", "abd-net"], "Unknown method 'abd-net'. Did you mean 'abdnet'?"),
+        (["--dataset", "market"], "Unknown data set 'market'. Did you mean 'market1501'?"),
+        (["--set", "epoch=3"], "Unknown setting 'epoch'. Did you mean 'epochs'?"),
+        (["--set", "epochs=many"], "epochs = 'many': expected a whole number, got str."),
+        (["--set", "epochs"], "expected NAME=VALUE"),
+        (
+            ["--data", "train_identity=9"],
+            "Unknown data option 'train_identity'. Did you mean 'train_identities'?",
+        ),
+        (["--data", "cameras=1"], "cameras"),
+        (["--seeds", "one"], "argument --seeds: invalid int value: 'one'"),
+        (["--only", "20_ablation"], "20_ablation_abdnet"),
+        (["--only", "nothing"], "nothing"),
+        (["--wrokers", "2"], "unrecognized arguments: --wrokers 2"),
+        (["--workers", "0"], "--workers 0: expected a whole number, 1 or more"),
+        (["--workers", "0", "--force"], "--workers 0"),  # before runs are set aside
+        (["--switches", "ow_reach"], "Unknown switch 'ow_reach'. Did you mean 'ow-reach'?"),
+        (["--switches", "all", "ow-reach"], "Unknown switch 'all'"),
+        (["--switches", "reranking"], "Unknown switch 'reranking'"),  # this switch needs no training
+        (["--switches"], "argument --switches: expected at least one argument"),
+        (
+            ["--switches", "report-epoch", "--set", "score_test_every=0"],
+            "report_epoch = 'best_on_test' needs score_test_every",
+        ),
+    ],
+)
+def test_wrong_calls_say_one_line_and_write_nothing(arguments, says, tmp_path, capsys):
+    results = tmp_path / "results"
+    if arguments == ["--only", "20_ablation"]:  # a prefix is allowed: only planned here
+        assert run_all.main(["--results", str(results), "--dry-run", *arguments]) == 0
+        assert says in capsys.readouterr().err
+        return
+    try:
+        status = run_all.main(["--results", str(results), *arguments])
+    except SystemExit as stop:  # from argparse
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert says in err and len(err.strip().splitlines()) == 1 and not out
+    assert not results.exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "empty", "no query"])
+def test_wrong_data_roots_say_one_line_and_write_nothing(kind, folder, tmp_path):
+    root = tmp_path / "root"
+    if kind == "file":
+        root.write_text("no folder")
+    elif kind == "empty":
+        root.mkdir()
+    elif kind == "no query":
+        for image in (folder / "query").iterdir():
+            image.unlink()
+        (folder / "query").rmdir()
+        root = folder
+    done = call("--dataset", "folder", "--data-root", root, "--results", tmp_path / "results")
+    assert done.returncode == 2, done.stderr
+    assert str(root) in done.stderr and len(done.stderr.strip().splitlines()) == 1 and not done.stdout
+    assert not (tmp_path / "results").exists()
+
+
+def test_settings_become_python_values():
+    pairs = ["epochs=3", "learning_rate=1e-3", "cam=True", "milestones=(2,4)", "optimizer=sgd"]
+    assert command_line.named_values("--set", pairs) == {
+        "epochs": 3,
+        "learning_rate": 1e-3,
+        "cam": True,
+        "milestones": (2, 4),
+        "optimizer": "sgd",
+    }
+
+
+def test_every_step_comes_after_those_it_needs_and_the_plan_holds_every_method_and_seed():
+    request = Request(open_study("full", "synthetic", "anywhere"), tuple(METHODS), (0, 1))
+    steps = run_all.steps(request)
+    seen = set()
+    for step in steps:
+        assert set(step.needs) <= seen, step.name
+        seen.add(step.name)
+    assert {f"10_train/{method}-seed{seed}" for method in METHODS for seed in (0, 1)} <= seen
+
+
+def plan(*switches, profile="full", methods=("abdnet", "pfsa"), seeds=(0, 1), overrides=None):
+    """The steps of a study with these switches, by name."""
+    study = open_study(profile, "synthetic", "anywhere")
+    request = Request(study, tuple(methods), tuple(seeds), overrides=overrides or {}, switches=switches)
+    return {step.name: step for step in run_all.steps(request)}
+
+
+def test_switches_add_their_sides_for_every_seed_before_the_comparison():
+    plain, steps = plan(), plan("ow-reach", "augmentation", "classes")
+    # Of ow-reach, the row is the released side; of augmentation, the row is neither side.
+    added = ["ow-reach.as-written", "augmentation.as-written", "augmentation.as-released"]
+    variants = [*(f"abdnet.{name}" for name in added), "pfsa.classes.as-released"]
+    new = [f"10_train/{variant}-seed{seed}" for variant in variants for seed in (0, 1)]
+    assert set(steps) - set(plain) == set(new)
+    names = list(steps)
+    compared = steps["22_paper_vs_code"]
+    for name in (*new, *(f"10_train/{row}-seed{seed}" for row in ("abdnet", "pfsa") for seed in (0, 1))):
+        assert name in compared.needs and names.index(name) < names.index("22_paper_vs_code")
+    assert compared.parameters["seeds"] == [0, 1]
+    for name in ("20_ablation_abdnet", "21_ablation_spatial_attention", "90_report"):
+        assert not set(steps[name].needs) & set(new), "tables of rows wait for no variant"
+    step = steps["10_train/abdnet.ow-reach.as-written-seed1"]
+    assert (step.parameters["method"], step.parameters["seed"]) == ("abdnet.ow-reach.as-written", 1)
+    assert step.title == "ABD-Net, convolutions that O.W. reaches: as written, seed 1"
+    assert step.produces[0] == "runs/abdnet.ow-reach.as-written-seed1/metrics.json"
+
+
+def test_full_study_with_all_switches_and_with_none():
+    steps = plan(*TRAINED_SWITCHES, methods=tuple(METHODS), seeds=(0,))
+    sides = {
+        run_of(switch, side, "full") for switch in SWITCHES if switch.effect == "training" for side in SIDES
+    }
+    assert {f"10_train/{method}-seed0" for method in {*METHODS, *sides}} == {
+        name for name in steps if name.startswith("10_train")
+    }
+    assert len(sides - set(METHODS)) == len(TRAINED_SWITCHES), (
+        "one variant a switch; augmentation has two, sa1 is a row"
+    )
+    assert "pfsa+sa1" in sides
+    assert {f"10_train/{method}-seed0" for method in sides} <= set(steps["22_paper_vs_code"].needs)
+    assert not [name for name in plan(methods=tuple(METHODS)) if ".as-" in name]
+    assert plan(methods=("gap",))["22_paper_vs_code"].needs == ("01_data",)
+
+
+def test_a_setting_for_every_run_adds_no_variant():
+    assert set(plan("ow-factor", overrides={"ow_factor": 1.0})) == set(plan())
+
+
+def test_names_of_switches():
+    assert command_line.switch_names(None, ("ow-reach",)) == ("ow-reach",), "the profile's"
+    assert command_line.switch_names(["none"], ("ow-reach",)) == ()
+    assert command_line.switch_names(["all"], ()) == TRAINED_SWITCHES
+    assert command_line.switch_names(["sa1", "ow-reach"], ()) == ("sa1", "ow-reach")
+    with pytest.raises(ConfigError, match="Unknown switch 'none'"):
+        command_line.switch_names(["none", "sa1"], ())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), {"abdnet.ow-reach.as-written"}),
+        (("--switches", "none"), set()),
+        (("--switches", "classes"), {"pfsa.classes.as-released"}),
+        (("--methods", "abdnet"), set()),
+    ],
+)
+def test_the_command_line_plans_the_switches_asked_for(arguments, expected, tmp_path, capsys):
+    results = tmp_path / "results"
+    assert run_all.main(["--profile", "smoke", "--results", str(results), "--dry-run", *arguments]) == 0
+    assert {
+        name for name in re.findall(r"10_train/(\S+)-seed0", capsys.readouterr().err) if ".as-" in name
+    } == expected
+    assert not results.exists()
+
+
+def test_force_sets_aside_only_the_chosen_runs_of_every_kind(tmp_path, monkeypatch):
+    """A finished run would be shown and not repeated. This includes runs of the classification."""
+    study = open_study("smoke", "synthetic", tmp_path)
+    kept = ("pfsa-seed0", "abdnet-seed1")
+    repeated = ("abdnet-seed0", "abdnet.ow-reach.as-written-seed0", "classification-digits")
+    for name in (*kept, *repeated):
+        (study.runs / name).mkdir(parents=True)
+    monkeypatch.setattr(command_line, "execute", lambda *arguments, **options: 0)
+    monkeypatch.setattr(command_line, "make_report", lambda *arguments: "nowhere")
+    only = [
+        "--only",
+        "10_train/abdnet-seed0",
+        "10_train/abdnet.ow-reach.as-written-seed0",
+        "23_classification",
+    ]
+    common = ["--profile", "smoke", "--results", str(tmp_path), *only]
+    assert run_all.main(common) == run_all.main([*common, "--force", "--dry-run"]) == 0
+    assert {path.name for path in study.runs.glob("[!.]*")} == {*kept, *repeated}
+    assert run_all.main([*common, "--force"]) == 0
+    assert {path.name for path in study.runs.glob("[!.]*")} == {
+        *kept,
+        *(f"{name}.superseded" for name in repeated),
+    }
+
+
+def test_steps_depend_on_the_images_and_on_the_published_numbers(folder):
+    request = Request(open_study("demo", "folder", "anywhere"), ("gap",), data_root=str(folder))
+    data, *others = run_all.steps(request)
+    assert data.reads == (str(folder),)
+    for step in others:
+        # The classification has its own images.
+        assert ("01_data" in step.needs) == (step.notebook != "23_classification"), step.name
+        assert (step.reads == ("data/paper",)) == (
+            step.notebook not in ("22_paper_vs_code", "23_classification")
+        ), step.name
+    assert (REPOSITORY / "data/paper/pfsa_table1.csv").is_file()
+
+
+def test_a_plan_writes_nothing(tmp_path):
+    done = call(
+        "--profile", "smoke", "--results", tmp_path / "results", "--data-root", tmp_path / "data", "--dry-run"
+    )
+    assert done.returncode == 0
+    assert "10_train/baseline-seed0" in done.stderr and "90_report" in done.stderr
+    assert not (tmp_path / "results").exists() and not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--methods", "abd-net"], ["--dry-run"]])
+def test_calls_that_run_nothing_import_nothing_slow(arguments, tmp_path):
+    """These packages take seconds to import. A dry run or a wrong call should not wait for them."""
+    script = f"""
+import sys
+import run_all
+try:
+    run_all.main([*{arguments!r}, "--results", {str(tmp_path / "results")!r}])
+finally:
+    heavy = {{
+        "torch", "scipy", "pandas", "matplotlib", "nbformat", "papermill", "nbconvert"
+    }} & sys.modules.keys()
+    print("heavy:", sorted(heavy))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "heavy: []", done.stdout + done.stderr
+
+
+def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_path):
+    """The one slow test: the whole study in its smallest size, from another folder, with nothing prepared."""
+    arguments = ("--profile", "smoke", "--results", tmp_path / "results", "--data-root", tmp_path / "data")
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = call(*arguments, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    study = open_study("smoke", "synthetic", tmp_path / "results")
+    index = study.report / "index.html"
+    assert f"Report: {index}" in done.stdout
+
+    trained = (*PROFILES["smoke"].methods, "abdnet.ow-reach.as-written")
+    for method in trained:
+        metrics = json.loads((study.run(method, 0) / "metrics.json").read_text(encoding="utf-8"))
+        assert 0 <= metrics["rank1"] <= metrics["rank5"] <= 1 and 0 < metrics["map"] <= 1
+        assert metrics["rank1_interval"][0] <= metrics["rank1"] <= metrics["rank1_interval"][1]
+        assert metrics["synthetic"] is True and metrics["made_by"]["torch"]
+    figures = {path.stem for path in study.figures.glob("*.png")}
+    assert {
+        "data_samples",
+        "ablation_abdnet",
+        "ablation_pfsa",
+        "switches",
+        "classification",
+        "attention_maps",
+        "class_activation_maps",
+        "ranking_gallery",
+        "gallery_size",
+        "overview",
+    } <= figures
+    assert {f"curves_{method}-seed0" for method in trained} <= figures
+    tables = {path.stem for path in study.tables.glob("*.csv")}
+    assert {
+        "data_statistics",
+        "reference_points",
+        "ablation_abdnet",
+        "ablation_pfsa",
+        "ablation_pfsa_effects",
+        "deviations",
+        "switches",
+        "switches_untrained",
+        "classification",
+        "classification_mechanism",
+        "runs",
+        "market1501",
+        "dukemtmc",
+        "msmt17",
+        "pfsa",
+    } <= tables
+    ablation = (study.tables / "ablation_abdnet.csv").read_text(encoding="utf-8")
+    assert "not run" in ablation and "not reproduced" in ablation
+
+    switches = pd.read_csv(study.tables / "switches.csv", dtype=str).set_index("what")["verdict"]
+    compared = {
+        "convolutions that O.W. reaches",
+        "scores published",
+        "overlap at which re-ranking merges neighbourhoods",
+    }
+    assert set(switches.index[switches != "not run"]) == compared, (
+        "one switch is trained, two need no training"
+    )
+
+    executed = sorted(study.notebooks.rglob("*.ipynb"))
+    numbers = [path.name[:2] for path in executed if path.parent == study.notebooks]
+    assert numbers == ["01", "20", "21", "22", "23", "30", "31", "32", "90"]
+    assert {path.stem for path in executed if path.parent != study.notebooks} == {
+        f"{method}-seed0" for method in trained
+    }
+    for path in executed:
+        outputs = [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
+        assert not any(output.output_type == "error" for output in outputs), path.name
+        warnings = [output.text for output in outputs if output.get("name") == "stderr"]
+        assert not warnings, (path.name, warnings)
+    assert not list(study.root.rglob("*.tmp"))
+
+    assert outside_references(study.report) == []
+    page = index.read_text(encoding="utf-8")
+    assert "synthetic" in page and "no ImageNet weights" in page
+
+    again = call(*arguments, cwd=tmp_path, env=environment)
+    assert again.returncode == 0
+    assert not re.search(r"^(start|failed)", again.stderr, re.MULTILINE), again.stderr

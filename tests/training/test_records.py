@@ -1,0 +1,249 @@
+"""Records of weights and scores: how much is trained and scored again after each kind of change."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import make_noise_images, one_thread_on_the_cpu
+from run_helpers import tiny
+
+from reidlib.code_digest import COMPUTES_NOTHING, code_used, digest_of_code
+from reidlib.datasets import load_dataset
+from reidlib.files import REPOSITORY
+from reidlib.training import fit, fitting, loop, records
+
+pytestmark = pytest.mark.usefixtures("steady")
+
+EPOCHS = 2
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, cache, tmp_path_factory):
+    """A finished run. Tests copy it."""
+    with one_thread_on_the_cpu():
+        return fit(tiny(), dataset, tmp_path_factory.mktemp("finished") / "baseline-seed0", cache=cache)
+
+
+@pytest.fixture
+def again(finished, cache, tmp_path, monkeypatch):
+    """Calls `fit` on a copy of the finished run → (run, epochs trained, networks embedded, scorings)."""
+    folder = tmp_path / finished.name
+    shutil.copytree(finished.folder, folder)
+
+    def call(experiment, data):
+        done = {"epochs": 0, "embedded": 0, "scored": 0}
+
+        def counting(name, real):
+            def counted(*arguments, **keywords):
+                done[name] += 1
+                return real(*arguments, **keywords)
+
+            return counted
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "train_epoch", counting("epochs", loop.train_epoch))
+            patch.setattr(fitting, "embed_test_set", counting("embedded", fitting.embed_test_set))
+            patch.setattr(fitting, "score", counting("scored", fitting.score))
+            run = fit(experiment, data, folder, cache=cache)
+        return run, done["epochs"], done["embedded"], done["scored"]
+
+    return call
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """Takes digests of a copy of the code. Returns change(file, old, new), which edits the copy."""
+    root = tmp_path / "checkout"
+    shutil.copytree(REPOSITORY / "reidlib", root / "reidlib", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(records, "digest_of_code", lambda *modules: digest_of_code(*modules, repository=root))
+
+    def change(file: str, old: str, new: str) -> None:
+        path = root / "reidlib" / file
+        text = path.read_text(encoding="utf-8")
+        assert old in text, f"{file} has changed: choose another place to edit in this test"
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    return change
+
+
+# --------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs", "embedded", "scored"),
+    [
+        ({}, 0, 0, 0),
+        ({"keep_every": 1, "tensorboard": False}, 0, 0, 0),
+        ({"rerank": True}, 0, 0, 1),
+        ({"rerank": True, "rerank_merge_threshold": 0.5}, 0, 0, 1),
+        ({"bootstrap_resamples": 100}, 0, 0, 1),
+        ({"flip_evaluation": False}, 0, 1, 1),
+        ({"learning_rate": 2e-3}, EPOCHS, 1, 1),
+        ({"seed": 1}, EPOCHS, 1, 1),
+        ({"score_test_every": 1}, EPOCHS, 1, 1),
+    ],
+)
+def test_a_changed_setting_repeats_what_depends_on_it(
+    again, finished, dataset, settings, epochs, embedded, scored
+):
+    experiment = tiny(**{"seed": 0, **settings})
+    run, *done = again(experiment, dataset)
+    assert done == [epochs, embedded, scored]
+    assert run.experiment == experiment
+    assert (run.folder.with_name(f"{run.name}.superseded")).exists() == (epochs > 0)
+    same_weights = (run.folder / "model.pt").read_bytes() == (finished.folder / "model.pt").read_bytes()
+    assert same_weights == (epochs == 0 or "score_test_every" in settings)
+    if settings.get("rerank"):
+        assert run.metrics["reranked"]["map"] > 0 and run.metrics["map"] == finished.metrics["map"]
+    if settings.get("flip_evaluation") is False:
+        assert not (run.embeddings["query"] == finished.embeddings["query"]).all()
+    assert again(experiment, dataset)[1:] == (0, 0, 0), "and then it is finished"
+
+
+def test_back_and_forth_between_two_ways_of_scoring(again, finished, dataset):
+    """Stored embeddings are never used for other settings."""
+    assert again(tiny(flip_evaluation=False), dataset)[1:] == (0, 1, 1)
+    run, *done = again(tiny(), dataset)
+    assert done == [0, 1, 1]
+    assert (run.embeddings["query"] == finished.embeddings["query"]).all()
+    assert run.metrics["map"] == finished.metrics["map"]
+
+
+@pytest.mark.parametrize("last", ["embeddings.npz", "queries.csv", "scores.json"])
+def test_interrupted_scoring_is_repeated_completely(again, finished, dataset, monkeypatch, last):
+    """Interrupted after each of its files. Files of two scorings are never mixed."""
+    real = Path.replace
+
+    def replace(self, target):
+        result = real(self, target)
+        if Path(target).name == last:
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", replace)
+        again(tiny(flip_evaluation=False), dataset)
+    run, epochs, embedded, scored = again(tiny(), dataset)
+    assert (epochs, embedded, scored) == (0, 1, 1)
+    assert (run.embeddings["gallery"] == finished.embeddings["gallery"]).all()
+    assert run.metrics["map_interval"] == finished.metrics["map_interval"]
+
+
+# ---------------------------------------------------------------------------------------------------- images
+
+
+def test_other_test_images_repeat_scoring_and_other_training_images_training(again, root, tmp_path):
+    copy = tmp_path / "images"
+    shutil.copytree(root, copy)
+    made = make_noise_images(tmp_path / "other", seed=1, width=50)
+    shutil.copy(
+        made / "bounding_box_test" / "0012_c2s1_000001_00.png",
+        copy / "bounding_box_test" / "0012_c2s1_000009_00.png",
+    )
+    assert again(tiny(), load_dataset("folder", copy))[1:] == (0, 1, 1), "one more gallery image"
+    shutil.copy(
+        made / "bounding_box_train" / "0003_c1s1_000000_00.png",
+        copy / "bounding_box_train" / "0003_c1s1_000009_00.png",
+    )
+    assert again(tiny(), load_dataset("folder", copy))[1:] == (EPOCHS, 1, 1), "one more training image"
+
+
+# ---------------------------------------------------------------------------------------------------- code
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "epochs", "embedded", "scored"),
+    [
+        # text: messages and docstrings; code that computes nothing
+        ("datasets/market1501.py", "lacks", "has no", 0, 0, 0),
+        ("training/epoch.py", "Lower learning_rate, or set", "Set a lower learning_rate, or", 0, 0, 0),
+        ("losses.py", "Training losses:", "Losses of training:", 0, 0, 0),
+        ("evaluation/distance_blocks.py", "give at least one", "there must be an", 0, 0, 0),
+        ("progress.py", "WRITE_EVERY = 0.25", "WRITE_EVERY = 0.5", 0, 0, 0),
+        # code that shows and runs
+        ("show/figures.py", 'RIGHT, WRONG, QUERY = "#1a9641"', 'RIGHT, WRONG, QUERY = "#1a9642"', 0, 0, 0),
+        ("study/pipeline.py", "POLL = 0.1", "POLL = 0.2", 0, 0, 0),
+        ("config.py", 'LABELS = ("method",', 'LABELS = ("method", "methods",', 0, 0, 0),
+        # the renderer of synthetic images, which are not used here: the colour of trousers
+        ("synthetic/views.py", "_LOWER_COLOURS = ((36, 37, 42)", "_LOWER_COLOURS = ((36, 37, 43)", 0, 0, 0),
+        # code for scores
+        ("statistics.py", "2**22", "2**21", 0, 0, 1),
+        ("reranking.py", "half = round(k1 / 2)", "half = k1 // 2", 0, 0, 1),
+        ("evaluation/metrics.py", "SORT_ABOVE = 64", "SORT_ABOVE = 65", 0, 0, 1),
+        ("evaluation/embedding.py", "batch_size: int = 128", "batch_size: int = 64", 0, 1, 1),
+        # code for weights
+        ("losses.py", "REFERENCE_BATCH = 32", "REFERENCE_BATCH = 64", EPOCHS, 1, 1),
+        ("models/attention.py", "nn.Dropout2d(0.1)", "nn.Dropout2d(0.2)", EPOCHS, 1, 1),
+        ("training/schedule.py", "0.1 + 0.9", "0.2 + 0.8", EPOCHS, 1, 1),
+        ("images/samplers.py", "rng.permutation(len(labels))", "np.arange(len(labels))", EPOCHS, 1, 1),
+    ],
+)
+def test_changed_code_repeats_what_depends_on_it(
+    again, dataset, cache, checkout, file, old, new, epochs, embedded, scored
+):
+    checkout(file, old, new)
+    assert again(tiny(), dataset)[1:] == (epochs, embedded, scored)
+
+
+def test_the_record_of_weights_covers_scores_that_choose_them(dataset, checkout):
+    """If the best epoch is chosen by validation or on the test set, scores decide which weights are kept."""
+    last, best = tiny(), tiny(report_epoch="best_on_test", score_test_every=1)
+    validated = tiny(validation_identities=2, validate_every=1)
+    before = [records.weights_record(one, dataset) for one in (last, best, validated)]
+    assert before[1]["chosen_by"]["data"] == dataset.fingerprints["test"] and "chosen_by" not in before[0]
+    checkout("evaluation/metrics.py", "SORT_ABOVE = 64", "SORT_ABOVE = 65")
+    after = [records.weights_record(one, dataset) for one in (last, best, validated)]
+    assert [records.what_differs(*pair) for pair in zip(before, after, strict=True)] == [
+        [], ["another choice of the best epoch"], ["another choice of the best epoch"],
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- which code
+
+
+def modules_behind(record: str) -> list[str]:
+    return [module for module in code_used([(record, "")]) if module not in COMPUTES_NOTHING]
+
+
+def packages(modules) -> set[str]:
+    return {module.removeprefix("reidlib.").partition(".")[0] for module in modules}
+
+
+def test_each_record_covers_its_own_folders_and_a_short_list():
+    weights, scores = modules_behind(records.WEIGHTS_CODE), modules_behind(records.SCORES_CODE)
+    makes_weights = {"models", "losses", "images", "datasets", "training"}
+    assert packages(weights) == makes_weights | {"devices", "torch_files"}
+    assert {module for module in weights if "datasets" in module} == {
+        "reidlib.datasets.held_out", "reidlib.datasets.types",
+    }, "readers make a fingerprint, no weights"  # fmt: skip
+    assert packages(scores) == {
+        "evaluation",
+        "reranking",
+        "statistics",
+        "images",
+        "datasets",
+        "devices",
+        "torch_files",
+    }
+    assert {module for module in scores if "images" in module} == {
+        "reidlib.images.decoding", "reidlib.images.normalisation",
+    }  # fmt: skip
+    assert set(modules_behind(records.EMBEDDING_CODE)) < set(scores)
+
+
+def test_all_code_that_is_run_to_make_weights_is_covered():
+    """Exceptions are modules that read data sets, write files or start the run, and the classification's."""
+    kept_apart = {
+        "reidlib.datasets.checks", "reidlib.datasets.market1501", "reidlib.datasets.msmt17",
+        "reidlib.models.cifar_resnet",  # of the classification
+        "reidlib.training.fitting", "reidlib.training.records", "reidlib.training.run_folder",
+        "reidlib.training.tensorboard",
+    }  # fmt: skip
+    folders = ("models", "images", "datasets", "training")
+    every = {
+        f"reidlib.{folder}.{path.stem}"
+        for folder in folders
+        for path in (REPOSITORY / "reidlib" / folder).glob("*.py")
+        if path.stem != "__init__"
+    }
+    assert every - set(modules_behind(records.WEIGHTS_CODE)) == kept_apart
