@@ -77,9 +77,9 @@ def same_embeddings(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 def what_differs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The differences between two records, in words; [] if they are of the same run."""
-    settings = [record.get("settings", {}) for record in (before, now)]
-    names = [
-        name for name in {**settings[0], **settings[1]} if settings[0].get(name) != settings[1].get(name)
-    ]
-    changed = [f"{name} {settings[0].get(name)!r} → {settings[1].get(name)!r}" for name in names]
+    one, two = ({**record.get("settings", {})} for record in (before, now))
+    if "pretrained" in before and "pretrained" in now:  # two files count by content, wherever they lie
+        one["pretrained"] = two["pretrained"]
+    names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
+    changed = [f"{name} {one.get(name)!r} → {two.get(name)!r}" for name in names]
     return changed + [words for name, words in _IN_WORDS.items() if before.get(name) != now.get(name)]

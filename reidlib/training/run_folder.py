@@ -55,7 +55,8 @@ class RunFolder(RunFiles):
 
     def has_scores(self, record: Record) -> bool:
         """Whether complete scores made from this record exist."""
-        return self.metrics.is_file() and _is_made_from(self.scores_record, record)
+        whole = all(path.is_file() for path in (self.metrics, self.embeddings, self.queries))
+        return whole and _is_made_from(self.scores_record, record)
 
     def claim(self, experiment: Experiment, record: Record) -> None:
         """Makes the folder this run's. The folder of another run is first renamed to <run>.superseded."""

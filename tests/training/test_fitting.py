@@ -440,6 +440,20 @@ def test_other_pretrained_weights_under_the_same_path_make_another_run(dataset, 
     assert names(folder) == FILES
 
 
+def test_the_same_pretrained_weights_at_another_path_make_the_same_run(
+    dataset, cache, tmp_path, monkeypatch, capsys
+):
+    first, second = tmp_path / "resnet18.pth", tmp_path / "elsewhere.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), first)
+    folder = tmp_path / "baseline-seed0"
+    fit(tiny(pretrained=str(first), epochs=1), dataset, folder, cache=cache)
+    first.rename(second)
+    monkeypatch.setattr(loop, "train_epoch", None)  # calling it would raise
+    again = fit(tiny(pretrained=str(second), epochs=1), dataset, folder, cache=cache)
+    assert again.experiment.pretrained == str(second) and "superseded" not in capsys.readouterr().out
+    assert read_json(folder / "weights.json")["made_from"]["settings"]["pretrained"] == str(second)
+
+
 def test_other_images_make_another_run(tmp_path, capsys):
     folder = tmp_path / "baseline-seed0"
     put_a_run(folder, tiny(), "one", "{}")

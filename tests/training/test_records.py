@@ -109,6 +109,14 @@ def test_back_and_forth_between_two_ways_of_scoring(again, finished, dataset):
     assert run.metrics["map"] == finished.metrics["map"]
 
 
+@pytest.mark.parametrize("lost", ["embeddings.npz", "queries.csv", "metrics.json", "scores.json"])
+def test_a_lost_file_of_the_scores_is_made_again_from_the_weights(again, finished, dataset, tmp_path, lost):
+    (tmp_path / finished.name / lost).unlink()
+    run, epochs, _, scored = again(tiny(), dataset)
+    assert (epochs, scored) == (0, 1)
+    assert (run.folder / lost).is_file() and run.metrics["map"] == finished.metrics["map"]
+
+
 @pytest.mark.parametrize("last", ["embeddings.npz", "queries.csv", "scores.json"])
 def test_interrupted_scoring_is_repeated_completely(again, finished, dataset, monkeypatch, last):
     """Interrupted after each of its files. Files of two scorings are never mixed."""
