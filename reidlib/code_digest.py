@@ -5,7 +5,7 @@ counts only if a name is imported from it. It is not counted if only a module of
 although Python runs it then, too; so an `__init__` may hold only definitions.
 
 There are two kinds of digest:
-- `code_used` is for what a notebook shows. Every string counts.
+- `Code.used` is for what a notebook shows. Every string counts.
 - `digest_of_code` is for numbers: the weights or the scores of a run. Text for people does not count: the
   arguments of errors and prints, and any string of several words. Modules that compute nothing
   (`COMPUTES_NOTHING`) do not count either.
@@ -35,53 +35,57 @@ _WORDS = re.compile(r"[^\W\d_]")
 Import = tuple[str, str]  # module, and the name imported from it ("" for the module itself)
 
 
+class Code:
+    """The modules of reidlib in a checkout, as they are now; each is read once."""
+
+    def __init__(self, repository: Path = REPOSITORY):
+        paths = sorted((repository / "reidlib").rglob("*.py"))
+        names = [".".join(path.relative_to(repository).with_suffix("").parts) for path in paths]
+        self._files = {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
+        self._read: dict[tuple[str, bool], tuple[str, tuple[Import, ...]]] = {}
+
+    def used(
+        self, imports: Iterable[Import], *, words: bool = True, skipped: frozenset[str] = frozenset()
+    ) -> dict[str, str]:
+        """Module → digest of its code, for every module of reidlib that is reached.
+
+        Args:
+            words: count text for people, too.
+            skipped: modules that are left out, and whose imports are not followed.
+        """
+        digests: dict[str, str] = {}
+        waiting = list(imports)
+        while waiting:
+            module, name = waiting.pop()
+            if name and f"{module}.{name}" in self._files:
+                module = f"{module}.{name}"  # `from reidlib.show import tables` names a module
+            if module in digests or module in skipped or module not in self._files:
+                continue
+            digests[module], found = self._parsed(module, words)
+            waiting.extend(found)
+        return dict(sorted(digests.items()))
+
+    def _parsed(self, module: str, words: bool) -> tuple[str, tuple[Import, ...]]:
+        if (module, words) not in self._read:
+            path = self._files[module]
+            package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            self._read[module, words] = _parsed(path.read_text(encoding="utf-8"), package, words)
+        return self._read[module, words]
+
+
 def digest_of_code(*modules: str, words: bool = False, repository: Path = REPOSITORY) -> str:
     """Digest, 16 hex digits, of these modules and all that they import from reidlib, without text for people.
 
     Args:
         words: count text for people, too. For modules in which strings of several words decide something.
     """
-    return digest(_closure(_whole(modules), repository, words=words, skipped=COMPUTES_NOTHING))[:16]
-
-
-def code_used(imports: Iterable[Import], repository: Path = REPOSITORY) -> dict[str, str]:
-    """Module → digest of its code, text for people included, for every module of reidlib that is reached."""
-    return _closure(imports, repository, words=True, skipped=frozenset())
+    imports = [(module, "") for module in modules]
+    return digest(Code(repository).used(imports, words=words, skipped=COMPUTES_NOTHING))[:16]
 
 
 def source_digest(source: str) -> tuple[str, tuple[Import, ...]]:
     """Digest of a notebook's code, text for people included, and what the code imports from reidlib."""
     return _parsed(source, "notebook", True)
-
-
-def _whole(modules: Iterable[str]) -> list[Import]:
-    return [(module, "") for module in modules]
-
-
-def _closure(
-    imports: Iterable[Import], repository: Path, *, words: bool, skipped: frozenset[str]
-) -> dict[str, str]:
-    files = _modules(repository)
-    digests: dict[str, str] = {}
-    waiting = list(imports)
-    while waiting:
-        module, name = waiting.pop()
-        if name and f"{module}.{name}" in files:
-            module = f"{module}.{name}"  # `from reidlib.show import tables` names a module
-        if module in digests or module in skipped or module not in files:
-            continue
-        path = files[module]
-        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-        digests[module], found = _parsed(path.read_text(encoding="utf-8"), package, words)
-        waiting.extend(found)
-    return dict(sorted(digests.items()))
-
-
-def _modules(repository: Path) -> dict[str, Path]:
-    """Every module of reidlib, by its name."""
-    paths = sorted((repository / "reidlib").rglob("*.py"))
-    names = [".".join(path.relative_to(repository).with_suffix("").parts) for path in paths]
-    return {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
 
 
 @functools.cache

@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from reidlib.files import write_atomically
 
 VARIABLE = "REIDLIB_PROGRESS"  # path of the state file; lines are appended to this path + ".lines"
@@ -60,7 +58,7 @@ class Progress:
             with Path(os.environ[VARIABLE] + ".lines").open("a", encoding="utf-8") as lines:
                 lines.write(text + "\n")
         if where == "terminal":
-            tqdm.write(text, file=sys.stderr)
+            tqdm_class().write(text, file=sys.stderr)
         elif where not in ("widget", "nowhere"):
             print(text, flush=True)
 
@@ -82,7 +80,7 @@ def track_progress(total: int, description: str, unit: str = "it") -> Iterator[P
 
         entry._bar = bar(total=total, desc=description, unit=unit, leave=not nested)
     elif where == "terminal":
-        entry._bar = tqdm(
+        entry._bar = tqdm_class()(
             total=total, desc=description, unit=unit, leave=not nested, file=sys.stderr, dynamic_ncols=True
         )
     _stack.append(entry)
@@ -96,6 +94,13 @@ def track_progress(total: int, description: str, unit: str = "it") -> Iterator[P
         _stack.remove(entry)
         if entry._bar is not None:
             entry._bar.close()
+
+
+def tqdm_class() -> type:
+    """tqdm's bar; imported only where one is shown, since a plan shows none."""
+    from tqdm import tqdm
+
+    return tqdm
 
 
 def silence() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reidlib.code_digest import code_used, digest_of_code, is_prose, source_digest
+from reidlib.code_digest import Code, digest_of_code, is_prose, source_digest
 from reidlib.files import REPOSITORY
 from reidlib.training import records
 
@@ -101,7 +101,7 @@ def deciding_words(tree: ast.AST):
 @pytest.mark.parametrize("record", [records.WEIGHTS_CODE, records.SCORES_CODE, records.RELEASED_WEIGHTS_CODE])
 def test_no_number_depends_on_a_string_of_several_words(record):
     """`digest_of_code` leaves out strings of several words, so none may decide anything."""
-    covered = code_used([(record, "")])
+    covered = Code().used([(record, "")])
     assert len(covered) > 5
     for module in covered:
         assert not list(deciding_words(ast.parse(MODULES[module].read_text(encoding="utf-8")))), module
@@ -171,12 +171,12 @@ def test_imports_are_followed_through_packages_to_the_imported_names(tmp_path):
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
-    assert list(code_used([("reidlib.a", "light")], tmp_path)) == ["reidlib.a.light"], (
+    assert list(Code(tmp_path).used([("reidlib.a", "light")])) == ["reidlib.a.light"], (
         "passed through, not asked"
     )
-    assert list(code_used([("reidlib.a", "VALUE")], tmp_path)) == ["reidlib.a", "reidlib.a.heavy"]
-    assert list(code_used([("reidlib.b", "")], tmp_path)) == ["reidlib.a.heavy", "reidlib.b"], (
+    assert list(Code(tmp_path).used([("reidlib.a", "VALUE")])) == ["reidlib.a", "reidlib.a.heavy"]
+    assert list(Code(tmp_path).used([("reidlib.b", "")])) == ["reidlib.a.heavy", "reidlib.b"], (
         "inside a function"
     )
     assert source_digest("from reidlib.a import VALUE\n")[1] == (("reidlib.a", "VALUE"),)
-    assert list(code_used([("reidlib.absent", "name")], tmp_path)) == []
+    assert list(Code(tmp_path).used([("reidlib.absent", "name")])) == []

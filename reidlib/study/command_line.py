@@ -319,7 +319,7 @@ def _is_current(state: Path, made_from: str) -> bool:
 
 def _report_digest(request: Request, steps: list[Step], front: Front) -> str:
     """Digest of everything that the report is made from, and of its pages as they are on disk."""
-    from reidlib.code_digest import code_used
+    from reidlib.code_digest import Code
     from reidlib.provenance import commit
 
     study = request.study
@@ -338,7 +338,7 @@ def _report_digest(request: Request, steps: list[Step], front: Front) -> str:
             "files": sorted(files.items()),
             "steps": [(step.name, step.title) for step in steps],
             "front": (front.title, front.claim, str(request.overrides)),
-            "code": code_used([("reidlib.report", "build_report")]),
+            "code": Code().used([("reidlib.report", "build_report")]),
             "commit": commit(),
             "checkpoint": request.checkpoint,
         }

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from reidlib.code_digest import code_used, source_digest
+from reidlib.code_digest import Code, source_digest
 from reidlib.files import REPOSITORY, digest, file_digest, read_json
 from reidlib.study.results import Study
 from reidlib.study.steps import Cell, Step, check_parameters, notebook_path, read_cells
@@ -28,19 +28,19 @@ def fingerprint(
         fingerprints_of_needs: the fingerprint of every step in `step.needs`, by its name.
     """
     _content_digest.cache_clear()
-    return digest(_parts(step, fingerprints_of_needs, repository))
+    return digest(_parts(step, fingerprints_of_needs, Code(repository), repository))
 
 
-def _parts(step: Step, fingerprints_of_needs: Mapping[str, str], repository: Path) -> dict:
+def _parts(step: Step, fingerprints_of_needs: Mapping[str, str], code: Code, repository: Path) -> dict:
     """The fingerprint's parts by name; kept in the state file so that a rerun can say why."""
     source, magics = _notebook_code(read_cells(notebook_path(step, repository)))
-    code, imports = source_digest(source)
+    notebook, imports = source_digest(source)
     return {
-        "notebook": digest([code, magics]),
+        "notebook": digest([notebook, magics]),
         "parameters": {
             name: value for name, value in sorted(step.parameters.items()) if name not in UNCOUNTED
         },
-        "code": code_used(imports, repository),
+        "code": code.used(imports),
         "reads": {name: _content_digest(repository / name) for name in sorted(step.reads)},
         "needs": {name: fingerprints_of_needs[name] for name in sorted(step.needs)},
     }
@@ -90,6 +90,7 @@ def plan_steps(steps: list[Step], study: Study, force: bool, repository: Path) -
         PipelineError: a notebook is missing or cannot be read.
     """
     plans: dict[str, StepPlan] = {}
+    code = Code(repository)
     _content_digest.cache_clear()  # many steps read the same folder: it is read once per plan
     for step in steps:
         check_parameters(notebook_path(step, repository), step.parameters)
@@ -98,7 +99,7 @@ def plan_steps(steps: list[Step], study: Study, force: bool, repository: Path) -
             name: plans[name].fingerprint if name in plans else _remembered(name, study)
             for name in step.needs
         }
-        parts = _parts(step, needs, repository)
+        parts = _parts(step, needs, code, repository)
         reason = "forced" if force else _reason(step, study, parts)
         if not reason:
             again = [name for name in step.needs if name in plans and plans[name].reason]

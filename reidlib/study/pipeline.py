@@ -21,10 +21,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from reidlib.files import REPOSITORY, read_json, write_atomically, write_json
-from reidlib.progress import MAIN_UNIT, VARIABLE, fraction, read_state
+from reidlib.progress import MAIN_UNIT, VARIABLE, fraction, read_state, tqdm_class
 from reidlib.study.fingerprints import StepPlan, plan_steps, run_id
 from reidlib.study.results import Study
 from reidlib.study.steps import PipelineError, Step, notebook_path
@@ -122,7 +120,7 @@ class _Runner:
         self.todo = [plan for plan in plans if plan.reason]
         total = sum(plan.step.weight for plan in self.todo)
         layout = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
-        self.bar = tqdm(
+        self.bar = tqdm_class()(
             total=total, bar_format=layout, smoothing=0, file=stream, disable=not self.bars or not total
         )
 
@@ -196,7 +194,7 @@ class _Runner:
             job.draw()
 
     def _say(self, text: str) -> None:
-        tqdm.write(text, file=self.stream)
+        tqdm_class().write(text, file=self.stream)
         self.stream.flush()
 
 
@@ -232,7 +230,7 @@ class _Running:
                 start_new_session=True,  # Ctrl-C reaches only the pipeline, which then stops its steps
             )
         layout = "  {desc} [{elapsed}]"
-        self.bar = tqdm(
+        self.bar = tqdm_class()(
             total=1.0,
             position=slot + 1,
             leave=False,

@@ -11,6 +11,8 @@ towards the viewer.
 
 from __future__ import annotations
 
+import functools
+
 import cv2
 import numpy as np
 
@@ -33,6 +35,7 @@ def profile(*knots: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     return table[:, 0], table[:, 1]
 
 
+@functools.cache
 def _fold_texture() -> np.ndarray:
     """Tileable (256, 256) relief of soft creases, longer around a limb than along it, with unit variance."""
     rng = np.random.default_rng(20)
@@ -43,9 +46,6 @@ def _fold_texture() -> np.ndarray:
         relief += weight * smooth / smooth.std()
     relief -= 0.5 * (np.roll(relief, 6, axis=0) + np.roll(relief, (3, 5), axis=(0, 1)))
     return relief / relief.std()
-
-
-_FOLDS = _fold_texture()
 
 
 class Canvas:
@@ -225,7 +225,7 @@ class Canvas:
         column = (self.angle * streaks + self.level * (0.22 * fine) + folds * 101 % 256).astype(
             np.int32
         ) & 255
-        relief = _FOLDS[row, column] * _CLOTH[self.material]
+        relief = _fold_texture()[row, column] * _CLOTH[self.material]
 
         # Ambient light is weaker where neighbouring pixels are nearer to the viewer: between legs, under arms
         # and chin.

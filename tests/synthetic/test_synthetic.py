@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reidlib.code_digest import COMPUTES_NOTHING, code_used
+from reidlib.code_digest import COMPUTES_NOTHING, Code
 from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, FileError
 from reidlib.synthetic import (
@@ -250,7 +250,7 @@ def test_the_record_covers_all_code_that_draws(small, tmp_path, monkeypatch):
     drawing = {
         f"reidlib.synthetic.{name}" for name in ("spec", "views", "figure", "person", "tubes", "scenery")
     }
-    assert drawing <= set(code_used([(module, "") for module in asked])) - COMPUTES_NOTHING
+    assert drawing <= set(Code().used([(module, "") for module in asked])) - COMPUTES_NOTHING
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from conftest import make_noise_images, one_thread_on_the_cpu
 from run_helpers import tiny
 
-from reidlib.code_digest import COMPUTES_NOTHING, code_used, digest_of_code
+from reidlib.code_digest import COMPUTES_NOTHING, Code, digest_of_code
 from reidlib.datasets import load_dataset
 from reidlib.files import REPOSITORY
 from reidlib.training import fit, fitting, loop, records
@@ -210,7 +210,7 @@ def test_the_record_of_weights_covers_scores_that_choose_them(dataset, checkout)
 
 
 def modules_behind(record: str) -> list[str]:
-    return [module for module in code_used([(record, "")]) if module not in COMPUTES_NOTHING]
+    return [module for module in Code().used([(record, "")]) if module not in COMPUTES_NOTHING]
 
 
 def packages(modules) -> set[str]:
