@@ -302,7 +302,9 @@ def test_gallery_sizes_has_a_line_a_method_and_hollow_points_for_distractors():
     frames = {"one": scores(0.75, [False, False, True]), "two": scores(0.5, [False] * 3)}
     figure = drawn(figures.gallery_sizes({**frames, "three": scores(1.0, [True] * 3)}, "Sizes"))
     for axis, title, factor in zip(figure.axes, ("rank-1", "mAP"), (1, 0.5), strict=True):
-        assert (axis.get_title(), axis.get_xlabel()) == (title, "other images in the gallery")
+        assert axis.get_title() == title
+        assert axis.get_xlabel() == "other images in the gallery; hollow: with distractors"
+        assert [label.get_text() for label in axis.get_xticklabels()] == ["10", "20", "40"]
         assert axis.get_xscale() == "log" and axis.get_ylim() == (0, 100)
         lines = [line for line in axis.lines if line.get_linestyle() == "-"]
         assert [line.get_xdata().tolist() for line in lines] == [[10, 20, 40]] * 3
@@ -316,6 +318,13 @@ def test_gallery_sizes_has_a_line_a_method_and_hollow_points_for_distractors():
         assert [to_hex(line.get_color()) for line in points] == [colours[0], colours[0], *colours[1:]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two", "three"]
     assert figure.get_suptitle() == "Sizes"
+
+
+def test_gallery_sizes_names_no_distractors_where_there_are_none_and_no_label_hides_another():
+    frame = pd.DataFrame({"other_images": [10, 20, 28], "rank1": 0.5, "map": 0.25, "distractors": False})
+    for axis in drawn(figures.gallery_sizes({"one": frame}, "Sizes")).axes:
+        assert axis.get_xlabel() == "other images in the gallery"
+        assert [label.get_text() for label in axis.get_xticklabels()] == ["10", "28"]
 
 
 # ------------------------------------------------------------------------------------------------------- maps

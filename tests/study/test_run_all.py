@@ -20,6 +20,7 @@ from reidlib.settings import ConfigError
 from reidlib.study import command_line
 from reidlib.study.command_line import Request
 from reidlib.study.results import open_study
+from reidlib.study.steps import Step
 from reidlib.switches import SIDES, SWITCHES
 
 
@@ -205,6 +206,60 @@ def test_the_command_line_plans_the_switches_asked_for(arguments, expected, tmp_
         name for name in re.findall(r"10_train/(\S+)-seed0", capsys.readouterr().err) if ".as-" in name
     } == expected
     assert not results.exists()
+
+
+@pytest.fixture
+def reported(tmp_path):
+    """A study with one executed notebook, and a call that makes its report → whether pages were written."""
+    study = open_study("smoke", "synthetic", tmp_path)
+    write_page(study, "# First")
+    front = command_line.Front("Title", "Claim.")
+
+    def report(request=None, front=front):
+        before = study.report.stat().st_ino if study.report.exists() else None
+        command_line.make_report(request or Request(study, ("gap",)), [Step("01_data", "01_data", {})], front)
+        return study.report.stat().st_ino != before
+
+    assert report() and not report()
+    return study, report
+
+
+def write_page(study, text):
+    study.notebooks.mkdir(parents=True, exist_ok=True)
+    cells = [nbformat.v4.new_markdown_cell(text)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), study.notebooks / "01_data.ipynb")
+
+
+def test_a_report_is_built_again_if_a_notebook_changes(reported):
+    study, report = reported
+    write_page(study, "# Another first")
+    assert report() and "Another first" in (study.report / "01_data.html").read_text(encoding="utf-8")
+    assert not report()
+
+
+@pytest.mark.parametrize(
+    "change", ["metrics", "page", "lost page", "lost index", "state", "front", "settings"]
+)
+def test_a_report_is_built_again_if_anything_that_it_shows_changes(reported, change):
+    study, report = reported
+    asked = {}
+    if change == "metrics":
+        (study.runs / "gap-seed0").mkdir(parents=True)
+        (study.runs / "gap-seed0" / "metrics.json").write_text(json.dumps({"rank1": 0.5}))
+    elif change == "page":
+        (study.report / "01_data.html").write_text("changed by hand")
+    elif change == "lost page":
+        (study.report / "01_data.html").unlink()
+    elif change == "lost index":
+        (study.report / "index.html").unlink()
+    elif change == "state":
+        (study.steps / "report.json").write_text("{")
+    elif change == "front":
+        asked = {"front": command_line.Front("Title", "Another claim.")}
+    else:
+        asked = {"request": Request(study, ("gap",), overrides={"pretrained": False})}
+    assert report(**asked)
+    assert not report(**asked)
 
 
 def test_force_sets_aside_only_the_chosen_runs_of_every_kind(tmp_path, monkeypatch):

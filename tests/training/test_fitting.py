@@ -319,7 +319,9 @@ def best_run(study, dataset, cache):
 def test_the_first_best_epoch_is_scored_if_asked_for(best_run, dataset, cache):
     best, seen = best_run
     assert best.metrics["reported_epoch"] == 2, "the first of two equal ones"
-    assert best.metrics["best_on_test"] == {"epoch": 2, "rank1": 0.75, "map": best.curves["test_map"][1]}
+    # pandas before 4 may read a number with another last digit
+    in_curves = pytest.approx(best.curves["test_map"][1], rel=1e-12)
+    assert best.metrics["best_on_test"] == {"epoch": 2, "rank1": 0.75, "map": in_curves}
     assert best.curves["test_rank1"].tolist() == list(RANK1)
     stored = torch.load(best.folder / "model.pt", weights_only=True)
     assert_same_weights(stored, seen[1][0])
@@ -331,7 +333,7 @@ def test_the_first_best_epoch_is_scored_if_asked_for(best_run, dataset, cache):
     np.testing.assert_array_equal(
         embed(best.model(), images, flip=True, precision="float32"), best.embeddings["query"]
     )
-    assert best.metrics["map"] == best.curves["test_map"][1] != best.curves["test_map"][2]
+    assert best.metrics["map"] == in_curves and best.metrics["map"] != best.curves["test_map"][2]
     assert names(best.folder) == FILES, "best-0002.pt is removed"
 
 
