@@ -5,6 +5,7 @@ largest magnitude, and the largest deviation, absolute and relative to that magn
 a test fails.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class Recorder:
             worst = max(own, key=lambda row: row[3] / (row[2] or 1))
             relative = worst[3] / (worst[2] or 1)
             values = sum(row[1] for row in own)
-            name = test.removeprefix("tests/test_").replace(".py::test", ":").replace("_", " ")
+            name = re.sub(r"^tests/(\w+/)?test_", "", test).replace(".py::test", ":").replace("_", " ")
             lines.append(f"| {name} | {values:,} | {worst[2]:.3g} | {worst[3]:.1e} | {relative:.1e} |")
         return lines
 
