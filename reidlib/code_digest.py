@@ -97,7 +97,27 @@ def _parsed(source: str, package: str, words: bool) -> tuple[str, tuple[Import, 
     if not words:
         tree = _WithoutWords().visit(tree)
     own = tuple(one for one in imports if one[0].partition(".")[0] == "reidlib")
-    return digest(ast.unparse(tree)), own  # unlike ast.dump, the same in every Python version
+    written: list[str] = []
+    _write(tree, written)
+    return digest(written), own
+
+
+def _write(value: object, written: list[str]) -> None:
+    """Writes a syntax tree as words, the same in every Python, as ast.dump and ast.unparse do not."""
+    if isinstance(value, ast.AST):
+        written.append(type(value).__name__)
+        for name in value._fields:
+            part = getattr(value, name, None)
+            if part is not None and part != []:  # a newer Python has fields that an older one lacks
+                written.append(name)
+                _write(part, written)
+        written.append(")")
+    elif isinstance(value, list):
+        for part in value:
+            _write(part, written)
+        written.append("]")
+    else:
+        written.append(repr(value))
 
 
 def _strip(node: ast.AST, package: str, imports: list[Import]) -> None:

@@ -19,6 +19,8 @@ from reidlib.switches import SIDES, SWITCHES, Switch
 
 LABELS = ("method", "dataset", "profile", "seed")  # arguments of `experiment_for` itself, not overrides
 
+SETTINGS = tuple(item.name for item in fields(Experiment) if item.name not in LABELS)
+
 
 @dataclass(frozen=True)
 class Method:
@@ -208,9 +210,8 @@ def experiment_for(
             value.
     """
     settings = _resolved(method, profile, overrides)
-    known = [item.name for item in fields(Experiment) if item.name not in LABELS]
     for name in overrides:
-        choose("setting", name, known)
+        choose("setting", name, SETTINGS)
     try:
         return Experiment(method=method, dataset=dataset, profile=profile, seed=seed, **settings)
     except ConfigError as error:

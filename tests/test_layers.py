@@ -98,7 +98,9 @@ def deciding_words(tree: ast.AST):
         yield from (place.value for place in places if isinstance(place, ast.Constant) and is_prose(place))
 
 
-@pytest.mark.parametrize("record", [records.WEIGHTS_CODE, records.SCORES_CODE, records.RELEASED_WEIGHTS_CODE])
+@pytest.mark.parametrize(
+    "record", [records.WEIGHTS_CODE, records.SCORES_CODE, *records.RELEASED_WEIGHTS_CODE]
+)
 def test_no_number_depends_on_a_string_of_several_words(record):
     """`digest_of_code` leaves out strings of several words, so none may decide anything."""
     covered = Code().used([(record, "")])

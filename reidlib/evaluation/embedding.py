@@ -8,8 +8,10 @@ import numpy as np
 import torch
 
 from reidlib.code_digest import digest_of_code
+from reidlib.datasets.types import ReidDataset
 from reidlib.devices import autocast, best_device, precision_of
 from reidlib.errors import ReidError
+from reidlib.experiment import Experiment, TrainingSettings
 from reidlib.files import checked_array, save_array
 from reidlib.images.decoding import load_images
 from reidlib.images.normalisation import normalise
@@ -110,3 +112,38 @@ def embed_files(
     if file is not None:
         save_array(file, embeddings)
     return embeddings
+
+
+def embed_test_set(
+    model: torch.nn.Module,
+    experiment: Experiment,
+    dataset: ReidDataset,
+    *,
+    cache: Path,
+    device: torch.device | None = None,
+    keep: bool = True,
+) -> dict[str, np.ndarray]:
+    """Embeds a data set's query and gallery with the experiment's image size, flip and precision.
+
+    Args:
+        keep: keep the embeddings in the cache. This does not pay for weights that still change.
+
+    Returns:
+        `query` (Q, D) and `gallery` (G, D), float32, in the data set's order.
+    """
+    settings = experiment.group(TrainingSettings)
+    return {
+        name: embed_files(
+            model,
+            split.paths,
+            experiment.height,
+            experiment.width,
+            cache=cache,
+            flip=experiment.flip_evaluation,
+            precision=experiment.precision,
+            device=device,
+            what=name,
+            keep=settings if keep else None,
+        )
+        for name, split in (("query", dataset.query), ("gallery", dataset.gallery))
+    }

@@ -1,71 +1,19 @@
-"""Embeds a data set's query and gallery, ranks and re-ranks them, and computes scores with intervals."""
+"""Scores of a run from its embeddings: ranked, re-ranked, and with intervals over people."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from reidlib.datasets.types import ReidDataset
-from reidlib.evaluation.embedding import embed_files
-from reidlib.evaluation.metrics import RetrievalMetrics, retrieval_metrics, retrieval_metrics_from_distances
+from reidlib.evaluation.metrics import RetrievalMetrics, retrieval_metrics_from_distances
+from reidlib.evaluation.ranking import RANKS, people_and_cameras, rank
 from reidlib.evaluation.single_shot import cuhk03_single_shot
-from reidlib.experiment import Experiment, TrainingSettings
+from reidlib.experiment import Experiment
 from reidlib.reranking import k_reciprocal_distances
 from reidlib.statistics import bootstrap_interval
 
-RANKS = (1, 5, 10, 20)
 CLASSIC_PROTOCOL = ("cuhk03-np-labeled", "cuhk03-np-detected")  # also scored single-shot
-
-
-def embed_test_set(
-    model: torch.nn.Module,
-    experiment: Experiment,
-    dataset: ReidDataset,
-    *,
-    cache: Path,
-    device: torch.device | None = None,
-    keep: bool = True,
-) -> dict[str, np.ndarray]:
-    """Embeds a data set's query and gallery with the experiment's image size, flip and precision.
-
-    Args:
-        keep: keep the embeddings in the cache. This does not pay for weights that still change.
-
-    Returns:
-        `query` (Q, D) and `gallery` (G, D), float32, in the data set's order.
-    """
-    settings = experiment.group(TrainingSettings)
-    return {
-        name: embed_files(
-            model,
-            split.paths,
-            experiment.height,
-            experiment.width,
-            cache=cache,
-            flip=experiment.flip_evaluation,
-            precision=experiment.precision,
-            device=device,
-            what=name,
-            keep=settings if keep else None,
-        )
-        for name, split in (("query", dataset.query), ("gallery", dataset.gallery))
-    }
-
-
-def split_scores(
-    model: torch.nn.Module, experiment: Experiment, dataset: ReidDataset, *, cache: Path, device: torch.device
-) -> dict[str, float]:
-    """rank1 and map (fractions) of a network in training, on a data set's query and gallery."""
-    embeddings = embed_test_set(model, experiment, dataset, cache=cache, device=device, keep=False)
-    ranked = rank(embeddings["query"], embeddings["gallery"], dataset)
-    return {"rank1": float(ranked.cmc[0]), "map": ranked.mean_ap}
-
-
-def rank(query: np.ndarray, gallery: np.ndarray, dataset: ReidDataset) -> RetrievalMetrics:
-    """Retrieval metrics, by Market-1501's rule, of (Q, D) and (G, D) embeddings in the data set's order."""
-    return retrieval_metrics(query, gallery, *_people_and_cameras(dataset), max_rank=max(RANKS))
 
 
 def rerank(
@@ -80,7 +28,7 @@ def rerank(
     distances = k_reciprocal_distances(
         query, gallery, merge_threshold=merge_threshold, half_precision=half_precision
     )
-    return retrieval_metrics_from_distances(distances, *_people_and_cameras(dataset), max_rank=max(RANKS))
+    return retrieval_metrics_from_distances(distances, *people_and_cameras(dataset), max_rank=max(RANKS))
 
 
 def score(
@@ -102,7 +50,7 @@ def score(
         }
         metrics["reranked"] = summary(rerank(query, gallery, dataset, **form), dataset, resamples=resamples)
     if dataset.name in CLASSIC_PROTOCOL:
-        shots = cuhk03_single_shot(query, gallery, *_people_and_cameras(dataset), max_rank=max(RANKS))
+        shots = cuhk03_single_shot(query, gallery, *people_and_cameras(dataset), max_rank=max(RANKS))
         metrics["single_shot"] = {
             **{f"rank{k}": float(shots.cmc[k - 1]) for k in RANKS},
             "map": shots.mean_ap,
@@ -137,7 +85,3 @@ def per_query(ranked: RetrievalMetrics, dataset: ReidDataset) -> pd.DataFrame:
             "average_precision": ranked.average_precision,
         }
     )
-
-
-def _people_and_cameras(dataset: ReidDataset) -> tuple[np.ndarray, ...]:
-    return dataset.query.ids, dataset.gallery.ids, dataset.query.cameras, dataset.gallery.cameras

@@ -11,7 +11,9 @@ from PIL import Image
 
 from reidlib.datasets.types import ReidDataset
 from reidlib.evaluation.distance_blocks import EvaluationError
-from reidlib.evaluation.scoring import embed_test_set, rank, summary
+from reidlib.evaluation.embedding import embed_test_set
+from reidlib.evaluation.ranking import rank
+from reidlib.evaluation.scoring import summary
 from reidlib.experiment import Experiment
 from reidlib.models.networks import model_from_experiment
 from reidlib.progress import track_progress

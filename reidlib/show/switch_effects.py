@@ -13,7 +13,8 @@ from scipy.spatial.distance import pdist
 from reidlib.config import run_of
 from reidlib.datasets.types import ReidDataset
 from reidlib.evaluation.embedding import embed
-from reidlib.evaluation.scoring import per_query, rank, rerank
+from reidlib.evaluation.ranking import rank
+from reidlib.evaluation.scoring import per_query, rerank
 from reidlib.experiment import Experiment
 from reidlib.images.augmentation import TrainingImages, draw_augmentation, enlarged_size
 from reidlib.images.decoding import load_images, load_sizes

@@ -5,17 +5,20 @@ All options are checked before anything is written.
 
 import argparse
 import ast
+import importlib.metadata
 import itertools
+import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from reidlib.config import METHODS, PROFILES, TRAINED_SWITCHES, caveats, experiment_for
+from reidlib.code_digest import Code
+from reidlib.config import METHODS, PROFILES, SETTINGS, TRAINED_SWITCHES, caveats, experiment_for
 from reidlib.datasets import DATASET_TITLES, DATASETS
 from reidlib.errors import ReidError
-from reidlib.files import FileError, digest, read_json, write_json
+from reidlib.files import REPOSITORY, FileError, digest, file_digest, read_json, write_json
 from reidlib.settings import ConfigError, choose
 from reidlib.study.pipeline import execute
 from reidlib.study.results import Study, open_study
@@ -195,6 +198,8 @@ def checked_request(options: argparse.Namespace) -> Request:
         switches=switch_names(options.switches, () if options.methods else profile.switches),
         checkpoint=_checked_checkpoint(options),
     )
+    for name in overrides:
+        choose("setting", name, SETTINGS)
     for method, seed in itertools.product(request.methods, request.seeds):
         experiment_for(method, dataset=options.dataset, profile=options.profile, seed=seed, **overrides)
     if options.dataset != "synthetic":
@@ -265,13 +270,13 @@ def _checked_checkpoint(options: argparse.Namespace) -> str:
 
 def set_runs_aside(steps: list[Step], study: Study) -> None:
     """Sets aside the finished runs of these steps, so that they are made again instead of shown."""
-    from reidlib.training.run_folder import RunFolder  # imports torch
+    products = [Path(product) for step in steps for product in step.produces]
+    names = {product.parts[1] for product in products if product.parts[0] == study.runs.name}
+    for folder in sorted(study.runs / name for name in names if (study.runs / name).exists()):
+        from reidlib.training.run_folder import RunFolder  # imports torch
 
-    for name in (Path(product) for step in steps for product in step.produces):
-        if name.parts[0] == study.runs.name:
-            run = RunFolder(study.root.joinpath(*name.parts[:2]))
-            with run.only_one():
-                run.set_aside()
+        with RunFolder(folder).only_one():
+            RunFolder(folder).set_aside()
 
 
 # ---------------------------------------------------------------------------------------------------- report
@@ -319,7 +324,6 @@ def _is_current(state: Path, made_from: str) -> bool:
 
 def _report_digest(request: Request, steps: list[Step], front: Front) -> str:
     """Digest of everything that the report is made from, and of its pages as they are on disk."""
-    from reidlib.code_digest import Code
     from reidlib.provenance import commit
 
     study = request.study
@@ -338,7 +342,9 @@ def _report_digest(request: Request, steps: list[Step], front: Front) -> str:
             "files": sorted(files.items()),
             "steps": [(step.name, step.title) for step in steps],
             "front": (front.title, front.claim, str(request.overrides)),
-            "code": Code().used([("reidlib.report", "build_report")]),
+            "code": Code().used([("reidlib.report", "build_report"), ("reidlib.study.command_line", "")]),
+            "template": file_digest(REPOSITORY / "reidlib" / "report" / "template.html"),
+            "versions": (platform.python_version(), importlib.metadata.version("torch")),
             "commit": commit(),
             "checkpoint": request.checkpoint,
         }

@@ -79,7 +79,9 @@ def execute(
         if plan.refresh:
             _refresh_text(plan, study, repository)
     with tempfile.TemporaryDirectory(prefix="reidlib-") as scratch, _terminate_as_interrupt():
-        runner = _Runner(plans, study, workers or default_workers(), stream, repository, Path(scratch))
+        if workers is None:
+            workers = default_workers() if any(plan.reason for plan in plans) else 1
+        runner = _Runner(plans, study, workers, stream, repository, Path(scratch))
         try:
             runner.run()
         except KeyboardInterrupt:

@@ -20,7 +20,9 @@ from reidlib.checkpoints import classes_in, load_released_checkpoint
 from reidlib.datasets.types import ReidDataset
 from reidlib.devices import best_device, cpu_threads
 from reidlib.errors import ReidError
-from reidlib.evaluation.scoring import embed_test_set, score, split_scores
+from reidlib.evaluation.embedding import embed_test_set
+from reidlib.evaluation.ranking import split_scores
+from reidlib.evaluation.scoring import score
 from reidlib.experiment import Experiment
 from reidlib.files import read_json
 from reidlib.models.backbone import ReidNetwork
@@ -29,9 +31,22 @@ from reidlib.provenance import provenance_here
 from reidlib.run import Run
 from reidlib.torch_files import read_torch_file
 from reidlib.training.epoch import Row
-from reidlib.training.loop import Training, best_row, environment, steps_in, train
+from reidlib.training.loop import (
+    Training,
+    best_row,
+    environment,
+    reported_epoch,
+    set_determinism,
+    steps_in,
+    train,
+)
 from reidlib.training.parallel import require_devices
-from reidlib.training.records import checkpoint_record, scores_record, weights_record
+from reidlib.training.records import (
+    checkpoint_record,
+    scores_between_epochs,
+    scores_record,
+    weights_record,
+)
 from reidlib.training.run_folder import RunFolder
 from reidlib.training.tensorboard import require_tensorboard
 
@@ -60,8 +75,8 @@ def fit(experiment: Experiment, dataset: ReidDataset, folder: Path, *, cache: Pa
     """
     files = RunFolder(folder)
     weights, scores = weights_record(experiment, dataset), scores_record(experiment, dataset)
-    if files.has_weights(weights) and files.has_scores(scores):
-        return _finished(experiment, files, weights)
+    if files.has_weights(weights) and files.has_scores(scores) and files.is_settled(experiment, weights):
+        return Run(files.folder, experiment, read_json(files.metrics))
     with files.only_one():
         if not files.has_weights(weights):  # another process may have made them meanwhile
             _train_into(files, experiment, dataset, weights, cache)
@@ -125,14 +140,8 @@ def _train_into(
     with files.threads_as_begun():
         training = replace(training, environment=environment(experiment, device))
         model, rows = train(training, device)
-        reported, chosen = len(rows), {}
-        for where, by, wanted in (
-            ("test", "rank1", experiment.score_test_every),
-            ("validation", "map", experiment.validation_identities),
-        ):
-            chosen[f"best_on_{where}"] = _best_facts(rows, where, by) if wanted else None
+        reported = reported_epoch(experiment, rows)
         if experiment.report_epoch != "last":
-            reported = chosen[experiment.report_epoch]["epoch"]
             model.load_state_dict(read_torch_file(files.best(reported)))
         facts = {
             "train_seconds": sum(row["seconds"] for row in rows),
@@ -141,7 +150,9 @@ def _train_into(
             "train_identities": trained_on.num_train_identities,
             "train_images": len(trained_on.train),
             "reported_epoch": reported,
-            **chosen,
+            "best_on_test": _best_facts(rows, "test"),
+            "best_on_validation": _best_facts(rows, "validation"),
+            "scored_with": scores_between_epochs(experiment, dataset),
             "parameters": _parameters(model),
             "made_by": provenance_here(),
         }
@@ -179,9 +190,9 @@ def _scores_between_epochs(
     return {f"{name}_{key}": value for key, value in scores.items()}
 
 
-def _best_facts(rows: list[Row], where: str, by: str) -> dict[str, float]:
-    best = best_row(rows, f"{where}_{by}")
-    return {"epoch": best["epoch"], "rank1": best[f"{where}_rank1"], "map": best[f"{where}_map"]}
+def _best_facts(rows: list[Row], where: str) -> dict[str, float] | None:
+    best = best_row(rows, where)
+    return best and {"epoch": best["epoch"], "rank1": best[f"{where}_rank1"], "map": best[f"{where}_map"]}
 
 
 def _parameters(model: torch.nn.Module) -> int:
@@ -225,6 +236,9 @@ def _score_into(
 ) -> None:
     """Embeds and scores the run's weights. Nothing is written until everything is computed."""
     started, facts = time.perf_counter(), read_json(files.training)
+    if facts.pop("scored_with", None) != scores_between_epochs(experiment, dataset):
+        facts["best_on_test"] = None  # not comparable with these scores
+    set_determinism(experiment, best_device())
     embeddings = files.embeddings_for(record)
     with cpu_threads(facts["made_by"]["threads"]):  # as in training, so that scores repeat bit by bit
         if embeddings is None:

@@ -118,9 +118,17 @@ def load_training_images(training: Training, device: torch.device) -> TrainingIm
     return TrainingImages(decoded[0], decoded[1] if experiment.crop_probability else None, device)
 
 
-def best_row(rows: list[Row], column: str) -> Row | None:
-    """The first row with the highest value in a column; None if no epoch has a value."""
+def best_row(rows: list[Row], where: str) -> Row | None:
+    """The first row with the highest rank-1 on the "test" set or mAP on "validation" people; None without."""
+    column = {"test": "test_rank1", "validation": "validation_map"}[where]
     return max((row for row in rows if column in row), key=lambda row: row[column], default=None)
+
+
+def reported_epoch(experiment: Experiment, rows: list[Row]) -> int:
+    """The epoch whose weights are the run's, counted from 1 with the warm-up."""
+    if experiment.report_epoch == "last":
+        return len(rows)
+    return best_row(rows, experiment.report_epoch.removeprefix("best_on_"))["epoch"]
 
 
 def _train_share(share: Share, device: torch.device, training: Training) -> tuple[ReidNetwork, list[Row]]:
@@ -146,10 +154,8 @@ def _train_share(share: Share, device: torch.device, training: Training) -> tupl
             rows.append(row)
             if share.rank == 0:
                 row |= _scores_after(training, model, number, device)
-                best = best_row(
-                    rows, "test_rank1" if experiment.report_epoch == "best_on_test" else "validation_map"
-                )
-                folder.keep_epoch(experiment, model, rows, best)
+                best = best_row(rows, "test" if experiment.report_epoch == "best_on_test" else "validation")
+                folder.keep_epoch(experiment, model, rows, is_best=experiment.keeps_best and best is row)
                 board.add(row)
                 # The checkpoint comes last: an epoch that is not in it is trained and written again.
                 folder.save_checkpoint(training.record, training.environment, model, learner.optimizer, rows)

@@ -15,8 +15,9 @@ from reidlib.experiment import Experiment, ScoringSettings, TrainingSettings
 from reidlib.torch_files import weights_file_digest
 
 WEIGHTS_CODE = "reidlib.training.loop"
-RELEASED_WEIGHTS_CODE = "reidlib.checkpoints"
+RELEASED_WEIGHTS_CODE = ("reidlib.checkpoints", "reidlib.models.networks")
 EMBEDDING_CODE = "reidlib.evaluation.embedding"
+RANKING_CODE = "reidlib.evaluation.ranking"  # scores between epochs
 SCORES_CODE = "reidlib.evaluation.scoring"
 
 _IN_WORDS = {
@@ -37,14 +38,20 @@ def weights_record(experiment: Experiment, dataset: ReidDataset) -> dict[str, An
     }
     if isinstance(experiment.pretrained, str):  # the file at this path may change
         record["pretrained"] = weights_file_digest(Path(experiment.pretrained))
-    if experiment.keeps_best:  # scores decide which weights are kept
-        record["chosen_by"] = {
-            "flip_evaluation": experiment.flip_evaluation,
-            "code": digest_of_code(SCORES_CODE),
-        }
-        if experiment.report_epoch == "best_on_test":
-            record["chosen_by"]["data"] = dataset.fingerprints["test"]
+    if experiment.report_epoch != "last":  # scores decide which weights are the run's
+        record["chosen_by"] = scores_between_epochs(experiment, dataset)
+        if experiment.report_epoch == "best_on_validation":
+            del record["chosen_by"]["data"]  # held-out people are among the training images
     return record
+
+
+def scores_between_epochs(experiment: Experiment, dataset: ReidDataset) -> dict[str, Any]:
+    """What scores of the test set between epochs are made from, besides the weights."""
+    return {
+        "flip_evaluation": experiment.flip_evaluation,
+        "data": dataset.fingerprints["test"],
+        "code": digest_of_code(RANKING_CODE),
+    }
 
 
 def checkpoint_record(experiment: Experiment, checkpoint: Path) -> dict[str, Any]:
@@ -52,7 +59,7 @@ def checkpoint_record(experiment: Experiment, checkpoint: Path) -> dict[str, Any
     return {
         "settings": experiment.group(TrainingSettings),
         "checkpoint": {"file": checkpoint.name, "sha256": weights_file_digest(checkpoint)},
-        "code": digest_of_code(RELEASED_WEIGHTS_CODE),
+        "code": digest_of_code(*RELEASED_WEIGHTS_CODE),
     }
 
 

@@ -9,6 +9,7 @@ import io
 import itertools
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,14 @@ class RunFolder(RunFiles):
         whole = all(path.is_file() for path in (self.metrics, self.embeddings, self.queries))
         return whole and _is_made_from(self.scores_record, record)
 
+    def is_settled(self, experiment: Experiment, record: Record) -> bool:
+        """Whether nothing is left to write or to remove in the folder of a finished run."""
+        leftover = self.checkpoint.exists() or any(self.folder.glob("*.tmp"))
+        return not leftover and read_json(self.weights_record) == _claim_of(experiment, record)
+
     def claim(self, experiment: Experiment, record: Record) -> None:
         """Makes the folder this run's. The folder of another run is first renamed to <run>.superseded."""
-        content = {
-            "labels": {name: getattr(experiment, name) for name in ("method", "dataset", "profile")},
-            "housekeeping": experiment.group(Housekeeping),
-            "made_from": dict(record),
-        }
+        content = _claim_of(experiment, record)
         if self.weights_record.is_file():
             before = read_json(self.weights_record)
             changed = what_differs(before.get("made_from", {}), record)
@@ -76,7 +78,7 @@ class RunFolder(RunFiles):
                 )
             elif before == content:
                 return
-        elif self.metrics.is_file():
+        elif self.metrics.is_file() or self.training.is_file():
             aside = self.set_aside()
             print(f"{self.name} does not say how it was made: kept as {aside.name}, this run starts anew.")
         write_json(self.weights_record, content)
@@ -223,11 +225,11 @@ class RunFolder(RunFiles):
     # ---------------------------------------------------------------------------------------- results
 
     def keep_epoch(
-        self, experiment: Experiment, model: torch.nn.Module, rows: Sequence[Row], best: Row | None
+        self, experiment: Experiment, model: torch.nn.Module, rows: Sequence[Row], *, is_best: bool
     ) -> None:
         """Writes the curves, and the last epoch's weights if it is the best or a `keep_every`-th epoch."""
         number = len(rows)
-        if experiment.keeps_best and best is rows[-1]:
+        if is_best:
             save(self.best(number), model.state_dict())
         if number in kept_epochs(experiment, number - 1):
             save(self.epoch(number), model.state_dict())
@@ -247,7 +249,12 @@ class RunFolder(RunFiles):
         write_atomically(self.curves, text.getvalue())
 
     def write_weights(self, model: torch.nn.Module, facts: Mapping[str, Any]) -> None:
-        """Writes the weights to score, then training.json, which marks the run as trained."""
+        """Writes the weights to score, then training.json, which marks the run as trained.
+
+        Scores of other weights are removed first: they must never stand beside these.
+        """
+        for old in (self.metrics, self.scores_record, self.training):
+            old.unlink(missing_ok=True)
         save(self.model, model.state_dict())
         write_json(self.training, facts)
 
@@ -256,7 +263,7 @@ class RunFolder(RunFiles):
         try:
             before = read_json(self.scores_record)["made_from"]
             return read_embeddings(self) if same_embeddings(before, record) else None
-        except (FileError, OSError, KeyError, ValueError):
+        except (FileError, OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
             return None
 
     def write_scores(
@@ -301,6 +308,15 @@ def save(path: Path, state: Any) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _claim_of(experiment: Experiment, record: Record) -> dict[str, Any]:
+    """The content of weights.json."""
+    return {
+        "labels": {name: getattr(experiment, name) for name in ("method", "dataset", "profile")},
+        "housekeeping": experiment.group(Housekeeping),
+        "made_from": dict(record),
+    }
 
 
 def _is_made_from(path: Path, record: Record) -> bool:

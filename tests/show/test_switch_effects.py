@@ -15,7 +15,7 @@ from scipy.spatial.distance import pdist
 from reidlib import losses
 from reidlib.config import experiment_for
 from reidlib.datasets import Split
-from reidlib.evaluation import scoring
+from reidlib.evaluation import ranking, scoring
 from reidlib.evaluation.embedding import embed
 from reidlib.files import read_json
 from reidlib.images.decoding import load_images
@@ -518,7 +518,7 @@ def ranked_crowd(crowd, seed=0):
 
 def test_switches_of_evaluation_score_the_rows_embeddings_again(made_up, crowd):
     embeddings = ranked_crowd(crowd)
-    plain = scoring.rank(**embeddings, dataset=crowd)
+    plain = ranking.rank(**embeddings, dataset=crowd)
     python2 = scoring.rerank(**embeddings, dataset=crowd)
     published = scoring.rerank(**embeddings, dataset=crowd, merge_threshold=2 / 3, half_precision=False)
     assert len({one.mean_ap for one in (plain, python2, published)}) == 3, (

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 import run_all
+from reidlib.code_digest import Code
 from reidlib.config import METHODS, PROFILES, TRAINED_SWITCHES, run_of
 from reidlib.files import REPOSITORY
 from reidlib.report import outside_references
@@ -55,6 +57,8 @@ def folder(tmp_path):
         (["--methods", "abd-net"], "Unknown method 'abd-net'. Did you mean 'abdnet'?"),
         (["--dataset", "market"], "Unknown data set 'market'. Did you mean 'market1501'?"),
         (["--set", "epoch=3"], "Unknown setting 'epoch'. Did you mean 'epochs'?"),
+        (["--set", "seed=3"], "Unknown setting 'seed'."),
+        (["--set", "method=gap"], "Unknown setting 'method'."),
         (["--set", "epochs=many"], "epochs = 'many': expected a whole number, got str."),
         (["--set", "epochs"], "expected NAME=VALUE"),
         (
@@ -237,13 +241,27 @@ def test_a_report_is_built_again_if_a_notebook_changes(reported):
     assert not report()
 
 
-@pytest.mark.parametrize(
-    "change", ["metrics", "page", "lost page", "lost index", "state", "front", "settings"]
-)
-def test_a_report_is_built_again_if_anything_that_it_shows_changes(reported, change):
+EDITS = {
+    "caveat": ("reidlib/config.py", "scores mean nothing", "scores say nothing"),
+    "template": ("reidlib/report/template.html", "<body", "<body "),
+    "title of a data set": ("reidlib/datasets/__init__.py", "Market-1501", "Market"),
+}
+CHANGES = ("metrics", "page", "lost page", "lost index", "state", "front", "settings", *EDITS)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_report_is_built_again_if_anything_that_it_shows_changes(reported, monkeypatch, tmp_path, change):
     study, report = reported
     asked = {}
-    if change == "metrics":
+    if change in EDITS:  # in a copy of the code
+        file, old, new = EDITS[change]
+        shutil.copytree(REPOSITORY / "reidlib", tmp_path / "reidlib")
+        text = (tmp_path / file).read_text(encoding="utf-8")
+        assert old in text
+        (tmp_path / file).write_text(text.replace(old, new, 1), encoding="utf-8")
+        monkeypatch.setattr(command_line, "REPOSITORY", tmp_path)
+        monkeypatch.setattr(command_line, "Code", lambda: Code(tmp_path))
+    elif change == "metrics":
         (study.runs / "gap-seed0").mkdir(parents=True)
         (study.runs / "gap-seed0" / "metrics.json").write_text(json.dumps({"rank1": 0.5}))
     elif change == "page":

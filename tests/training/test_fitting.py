@@ -28,7 +28,7 @@ from reidlib import losses
 from reidlib.code_digest import digest_of_code
 from reidlib.datasets import load_dataset
 from reidlib.errors import ReidError
-from reidlib.evaluation import scoring
+from reidlib.evaluation import ranking, scoring
 from reidlib.evaluation.embedding import embed
 from reidlib.experiment import Experiment, ScoringSettings, TrainingSettings
 from reidlib.files import read_json
@@ -103,7 +103,7 @@ def test_a_runs_files_agree_with_each_other(run, reranked_run, dataset):
         for key in ("rank1", "map"):
             low, high = one.metrics[f"{key}_interval"]
             assert low <= one.metrics[key] <= high
-        again = scoring.rank(one.embeddings["query"], one.embeddings["gallery"], dataset)
+        again = ranking.rank(one.embeddings["query"], one.embeddings["gallery"], dataset)
         assert again.mean_ap == one.metrics["map"]
     assert list(run.curves["epoch"]) == [1, 2, 3]
     assert run.curves["orthogonal_weights"].isna().tolist() == [True, False, False]

@@ -117,6 +117,45 @@ def test_a_lost_file_of_the_scores_is_made_again_from_the_weights(again, finishe
     assert (run.folder / lost).is_file() and run.metrics["map"] == finished.metrics["map"]
 
 
+@pytest.mark.parametrize("damaged", [b"", b"PK\x03\x04 cut short"])
+def test_damaged_embeddings_are_made_again(again, finished, dataset, tmp_path, damaged):
+    (tmp_path / finished.name / "embeddings.npz").write_bytes(damaged)
+    run, *done = again(tiny(rerank=True), dataset)
+    assert done == [0, 1, 1]
+    assert (run.embeddings["query"] == finished.embeddings["query"]).all()
+
+
+@pytest.mark.parametrize("lost", ["model.pt", "training.json"])
+@pytest.mark.parametrize("also", [None, "metrics.json"])
+def test_weights_that_are_trained_again_get_scores_of_their_own(
+    again, finished, dataset, tmp_path, lost, also
+):
+    """The new weights may differ in the last digits, so nothing of the old scores may stay beside them."""
+    folder = tmp_path / finished.name
+    (folder / lost).unlink()
+    if also:
+        (folder / also).unlink()
+    assert again(tiny(), dataset)[1:] == (EPOCHS, 1, 1)
+
+
+def test_weights_that_do_not_say_how_they_were_made_are_set_aside(again, finished, dataset, tmp_path):
+    for name in ("weights.json", "metrics.json"):
+        (tmp_path / finished.name / name).unlink()
+    run, epochs, _, _ = again(tiny(learning_rate=2e-3), dataset)
+    assert epochs == EPOCHS
+    old = run.folder.with_name(f"{run.name}.superseded")
+    assert (old / "model.pt").read_bytes() == (finished.folder / "model.pt").read_bytes()
+
+
+def test_the_best_score_between_epochs_is_not_shown_beside_other_scores(dataset, cache, tmp_path):
+    settings = {"score_test_every": 1, "epochs": 1}
+    first = fit(tiny(**settings), dataset, tmp_path / "run", cache=cache)
+    assert first.metrics["best_on_test"]["map"] == first.metrics["map"]
+    other = fit(tiny(flip_evaluation=False, **settings), dataset, tmp_path / "run", cache=cache)
+    assert other.metrics["best_on_test"] is None and other.metrics["map"] != first.metrics["map"]
+    assert fit(tiny(**settings), dataset, tmp_path / "run", cache=cache).metrics["best_on_test"]
+
+
 @pytest.mark.parametrize("last", ["embeddings.npz", "queries.csv", "scores.json"])
 def test_interrupted_scoring_is_repeated_completely(again, finished, dataset, monkeypatch, last):
     """Interrupted after each of its files. Files of two scorings are never mixed."""
@@ -179,6 +218,7 @@ def test_other_test_images_repeat_scoring_and_other_training_images_training(aga
         ("reranking.py", "half = round(k1 / 2)", "half = k1 // 2", 0, 0, 1),
         ("evaluation/metrics.py", "SORT_ABOVE = 64", "SORT_ABOVE = 65", 0, 0, 1),
         ("evaluation/embedding.py", "batch_size: int = 128", "batch_size: int = 64", 0, 1, 1),
+        ("evaluation/embedding.py", "flip=experiment.flip_evaluation", "flip=False", 0, 1, 1),
         # code for weights
         ("losses.py", "REFERENCE_BATCH = 32", "REFERENCE_BATCH = 64", EPOCHS, 1, 1),
         ("models/attention.py", "nn.Dropout2d(0.1)", "nn.Dropout2d(0.2)", EPOCHS, 1, 1),
@@ -194,16 +234,41 @@ def test_changed_code_repeats_what_depends_on_it(
 
 
 def test_the_record_of_weights_covers_scores_that_choose_them(dataset, checkout):
-    """If the best epoch is chosen by validation or on the test set, scores decide which weights are kept."""
-    last, best = tiny(), tiny(report_epoch="best_on_test", score_test_every=1)
-    validated = tiny(validation_identities=2, validate_every=1)
-    before = [records.weights_record(one, dataset) for one in (last, best, validated)]
-    assert before[1]["chosen_by"]["data"] == dataset.fingerprints["test"] and "chosen_by" not in before[0]
-    checkout("evaluation/metrics.py", "SORT_ABOVE = 64", "SORT_ABOVE = 65")
-    after = [records.weights_record(one, dataset) for one in (last, best, validated)]
-    assert [records.what_differs(*pair) for pair in zip(before, after, strict=True)] == [
-        [], ["another choice of the best epoch"], ["another choice of the best epoch"],
+    """If the best epoch is reported, scores decide which weights are the run's; otherwise they only show."""
+    runs = [
+        tiny(score_test_every=1),
+        tiny(validation_identities=2, validate_every=1),
+        tiny(report_epoch="best_on_test", score_test_every=1),
+        tiny(report_epoch="best_on_validation", validation_identities=2, validate_every=1),
+    ]
+    before = [records.weights_record(one, dataset) for one in runs]
+    assert [sorted(one.get("chosen_by", {})) for one in before] == [
+        [], [], ["code", "data", "flip_evaluation"], ["code", "flip_evaluation"],
     ]  # fmt: skip
+    chosen = ["another choice of the best epoch"]
+    for file, old, new, differs in (
+        ("reranking.py", "half = round(k1 / 2)", "half = k1 // 2", []),
+        ("evaluation/metrics.py", "SORT_ABOVE = 64", "SORT_ABOVE = 65", chosen),
+    ):
+        checkout(file, old, new)
+        after = [records.weights_record(one, dataset) for one in runs]
+        found = [records.what_differs(*pair) for pair in zip(before, after, strict=True)]
+        assert found == [[], [], differs, differs], file
+
+
+def test_the_choice_of_the_best_epoch_is_among_the_code_of_the_weights(dataset, checkout):
+    before = records.weights_record(tiny(), dataset)
+    checkout("training/loop.py", '"test": "test_rank1"', '"test": "test_map"')
+    assert records.what_differs(before, records.weights_record(tiny(), dataset)) == ["other code"]
+
+
+def test_how_a_network_is_built_is_among_the_code_of_released_weights(tmp_path, checkout):
+    (tmp_path / "x.pth").write_bytes(b"weights")
+    before = records.checkpoint_record(tiny(), tmp_path / "x.pth")
+    checkout("models/networks.py", '"before_head"', '"before_heads"')
+    assert records.what_differs(before, records.checkpoint_record(tiny(), tmp_path / "x.pth")) == [
+        "other code"
+    ]
 
 
 # ------------------------------------------------------------------------------------------------- which code
