@@ -276,9 +276,10 @@ def pfsa_table(runs: RunsByDataset, profile: str) -> pd.DataFrame:
         for dataset in PAPER_COLUMN:
             run = next((run for run in runs[dataset] if (run.method, run.seed) == ("pfsa", 0)), None)
             metrics = run and (run.metrics["reranked"] if reranked else run.metrics)
+            without = DASH if run else NOT_RUN  # a run may be scored without re-ranking
             for key, label in (("rank1", "rank-1"), ("map", "mAP")):
                 cells[f"{DATASET_TITLES[dataset]} {label}"] = (
-                    percent(metrics[key], metrics[f"{key}_interval"]) if metrics else NOT_RUN
+                    percent(metrics[key], metrics[f"{key}_interval"]) if metrics else without
                 )
         rows.append({"method": f"ours ({profile})", "re-ranked": "yes" if reranked else "no", **cells})
     return pd.DataFrame(rows)

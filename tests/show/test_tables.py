@@ -167,6 +167,17 @@ def test_pfsa_table_shows_ours_with_and_without_reranking(study):
     assert reranked["DukeMTMC-reID mAP"] == "not run"
 
 
+def test_what_was_scored_without_reranking_is_not_called_not_run(study):
+    """`--set rerank=False` on a data set whose published numbers are re-ranked."""
+    run = fabricate(
+        on(study, "market1501"), "pfsa", 0.25, rank1=0.5, settings={"rerank": False}, reranked=None
+    )
+    reranked = tables.pfsa_table(runs_by_dataset(study), "demo").to_dict("records")[-1]
+    assert (reranked["Market-1501 mAP"], reranked["DukeMTMC-reID mAP"]) == (DASH, "not run")
+    table = tables.metrics_table(run).set_index("metric")
+    assert table.loc["mAP"].tolist() == ["25.0 [20.0, 30.0]", DASH, DASH]
+
+
 # ----------------------------------------------------------------------------------- one run beside its paper
 
 
