@@ -88,6 +88,7 @@ def fabricate(
         "scored_by": made_by,
     }  # fmt: skip
     pd.DataFrame({"epoch": [1], "loss": [1.0]}).to_csv(files.curves, index=False)
-    write_json(files.training, training)
+    between_epochs = {"flip_evaluation": experiment.flip_evaluation, "data": scored_on, "code": "c"}
+    write_json(files.training, {**training, "scored_with": between_epochs})
     write_json(files.metrics, {**scores, **training, **rest, **metrics})
     return read_run(files.folder)
