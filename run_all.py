@@ -7,11 +7,11 @@ command line itself is in reidlib/study/command_line.py.
 import sys
 from pathlib import Path
 
-from reidlib.config import METHODS, experiment_for, run_of, title_of
+from reidlib.config import METHODS, OF_FILES, experiment_for, run_of, title_of
 from reidlib.study import command_line
 from reidlib.study.command_line import Front, Request
 from reidlib.study.steps import Step
-from reidlib.switches import SIDES, SWITCHES
+from reidlib.switches import SWITCHES
 
 FRONT = Front(
     title="Attention for person re-identification: two papers reproduced",
@@ -33,9 +33,9 @@ def steps(request: Request) -> list[Step]:
         run_of(switch, side, study.profile, **overrides)
         for switch in SWITCHES
         if switch.name in request.switches
-        for side in SIDES
+        for side in switch.sides
     ]
-    own_weights = [overrides["pretrained"]] if isinstance(overrides.get("pretrained"), str) else []
+    own_weights = [overrides[name] for name in OF_FILES if isinstance(overrides.get(name), str)]
     images = "cifar100" if study.profile == "paper" else "digits"
     training = {
         (method, seed): Step(

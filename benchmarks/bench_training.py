@@ -45,7 +45,7 @@ from reidlib.images.samplers import epoch_batches
 from reidlib.losses import batch_hard_triplet, cross_entropy, orthogonality_targets
 from reidlib.models.networks import model_from_experiment
 from reidlib.progress import track_progress
-from reidlib.training.epoch import Learner, augmentation_chances
+from reidlib.training.epoch import Learner, augmentation_of
 
 MARKET_IMAGES, PAPER_EPOCHS = 12_936, 90  # Market-1501's training set; 10 epochs of warm-up and 80 more
 SMALL = {
@@ -175,7 +175,7 @@ def bench_curves(args: argparse.Namespace, device: torch.device) -> None:
                 losses: dict[str, list[float]] = {name: [] for name in steps}
                 draws = torch.Generator().manual_seed(seed)
                 for chosen in rows:
-                    drawn = draw_augmentation(8, *size, draws, **augmentation_chances(experiment))
+                    drawn = draw_augmentation(8, *size, draws, **augmentation_of(experiment))
                     labels = torch.from_numpy(dataset.train_labels[chosen]).to(device)
                     for name, step in steps.items():
                         losses[name].append(step(images.batch(chosen, drawn), labels))
@@ -291,7 +291,7 @@ def seconds_of(step: OurStep, data: TrainingImages, labels: Tensor, count: int) 
     torch.cuda.synchronize()
     started = time.perf_counter()
     for _ in range(count):
-        drawn = draw_augmentation(len(labels), *data.size, draws, **augmentation_chances(step.experiment))
+        drawn = draw_augmentation(len(labels), *data.size, draws, **augmentation_of(step.experiment))
         step.launch(data.batch(rng.integers(0, len(data.plain), len(labels)), drawn), labels)
     torch.cuda.synchronize()
     return (time.perf_counter() - started) / count

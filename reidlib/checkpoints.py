@@ -51,6 +51,9 @@ _ABDNET = (
     (_HEAD + r"\.conv7\.1", r"attentive_branch.heads.\1.out.1"),
     (_HEAD + r"\.attention_module", r"attentive_branch.heads.\1.module"),
     (_HEAD + r"\.attention_module\.(query|key|value)_conv", r"attentive_branch.heads.\1.module.\2"),
+    # Without heads (--abd-dan-no-head) the module holds the attention's own layers.
+    (_HEAD, r"attentive_branch.heads.\1"),
+    (_HEAD + r"\.(query|key|value)_conv", r"attentive_branch.heads.\1.\2"),
 )
 # A classifier's weight, in their names and in ours.
 _CLASSIFIER = r"classifiers?(\.[\w]+)?\.weight$|(^|\.)instance(\d|_layer[1-3])\.weight$"

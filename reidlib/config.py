@@ -15,9 +15,10 @@ from typing import Any
 
 from reidlib.experiment import Experiment
 from reidlib.settings import ConfigError, choose
-from reidlib.switches import SIDES, SWITCHES, Switch
+from reidlib.switches import SWITCHES, Switch
 
 LABELS = ("method", "dataset", "profile", "seed")  # arguments of `experiment_for` itself, not overrides
+OF_FILES = ("pretrained", "start_from")  # settings that may name a file
 
 SETTINGS = tuple(item.name for item in fields(Experiment) if item.name not in LABELS)
 
@@ -62,30 +63,38 @@ METHODS: dict[str, Method] = {
             "epochs": 100,
             "batch_size": 48,
             "crop_probability": 0.0,
-            "erase_probability": 0.0,
+            # As in the first release: see the switch `erasing`.
+            "erase_probability": 0.5,
+            "erase_largest": 0.2,
+            "erase_fill": "noise",
             "flip_evaluation": False,
             "rerank": True,  # the paper publishes re-ranked scores only
         },
     ),
     "gap+sa1": Method("GAP + SA₁", "gap", {"spatial_attention": "sa1"}),
-    "gap-256": Method("GAP, feature 256", "gap", {"global_bottleneck": True, "epochs": 60}),
-    "gap-256+sa1": Method("GAP + SA₁, feature 256", "gap-256", {"spatial_attention": "sa1"}),
+    # The ablation that the released project's README describes: 60 epochs, erasing cut.
+    "stripes": Method(
+        "Six stripes, one classifier",
+        "gap",
+        {"parts": 6, "part_classifiers": False, "epochs": 60, "erase_probability": 0.0},
+    ),
+    "stripes+sa1": Method("Six stripes, one classifier + SA₁", "stripes", {"spatial_attention": "sa1"}),
     "pfsa-parts": Method("P", "gap", {"parts": 6, "log_weighted_loss": True}),
     "pfsa-without-sa": Method("P + DS", "pfsa-parts", {"deep_supervision": True}),
     "pfsa": Method("P + DS with SA₂ (published)", "pfsa-without-sa", {"spatial_attention": "sa2"}),
     "pfsa+sa1": Method("P + DS with SA₂, SA₁", "pfsa", {"spatial_attention": "sa1+sa2"}),
 }
 
-# Both sides of every switch that changes training, as differences from the switch's row. No table lists them.
+# All sides of every switch that changes training, as differences from the switch's row. No table lists them.
 VARIANTS: dict[str, Method] = {
-    f"{switch.base}.{switch.name}.{side}": Method(
-        f"{METHODS[switch.base].title}, {switch.what}: {side.replace('-', ' ')}",
+    f"{switch.base}.{switch.name}.{name}": Method(
+        f"{METHODS[switch.base].title}, {switch.what}: {name.replace('-', ' ')}",
         switch.base,
-        switch.side(side),
+        side.settings,
     )
     for switch in SWITCHES
     if switch.effect == "training"
-    for side in SIDES
+    for name, side in switch.sides.items()
 }
 
 
@@ -100,7 +109,7 @@ class Profile:
     by_family: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     # Settings of SyntheticSpec for the embedded data; {}: its defaults.
     synthetic: Mapping[str, int] = field(default_factory=dict)
-    switches: tuple[str, ...] = ()  # switches between paper and released code whose other side is trained too
+    switches: tuple[str, ...] = ()  # switches between paper and released code whose sides are trained, too
 
 
 _FIGURE_METHODS = ("baseline", "baseline+pam+cam", "abdnet-xe", "abdnet", "gap", "gap+sa1", "pfsa")
@@ -124,6 +133,8 @@ _SMALL = {
     "batch_size": 32,
     "crop_probability": 0.5,
     "erase_probability": 0.0,
+    "precision": "auto",
+    "embedding_precision": "auto",
     "flip_evaluation": True,
 }
 
@@ -132,7 +143,15 @@ _SMALL = {
 # weight decay: it would outweigh such small gradients.
 _SMALL_BY_FAMILY = {"pfsa": {"learning_rate": 1.5e-2, "trunk_rate": 1 / 30, "weight_decay": 0.0}}
 
-TRAINED_SWITCHES = tuple(switch.name for switch in SWITCHES if switch.effect == "training")
+
+def trained_switches(profile: str) -> tuple[str, ...]:
+    """The switches whose sides are trained, without those that only the papers' schedule can show."""
+    return tuple(
+        switch.name
+        for switch in SWITCHES
+        if switch.effect == "training" and (profile == "paper" or not switch.of_schedule)
+    )
+
 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
@@ -164,12 +183,12 @@ PROFILES: dict[str, Profile] = {
         seeds=(0, 1, 2),
         settings={**_SMALL, "epochs": 60, "steps_per_epoch": 40, "of_start_epoch": 17},
         by_family=_SMALL_BY_FAMILY,
-        switches=TRAINED_SWITCHES,
+        switches=trained_switches("full"),
     ),
     "paper": Profile(
         "the papers' settings: ResNet-50 from ImageNet weights at 384 × 128 (a GPU is needed)",
         tuple(METHODS),
-        switches=TRAINED_SWITCHES,
+        switches=trained_switches("paper"),
     ),
 }
 
@@ -245,7 +264,7 @@ def caveats(profile: str, dataset: str, overrides: Mapping[str, Any] | None = No
             "The images are synthetic: people drawn by a program, "
             "so no number here compares with a published one."
         )
-    if settings.get("pretrained") is False:
+    if settings.get("pretrained") is False and not settings.get("start_from"):
         backbone = settings.get("backbone", Experiment.backbone)
         sentences.append(
             f"The networks ({backbone}) were trained from random weights: no ImageNet weights were used."

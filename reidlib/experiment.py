@@ -23,6 +23,9 @@ from reidlib.settings import (
     check_settings,
 )
 
+# Feature maps that the penalty O.F. may act on, see `reidlib.losses.orthogonality_features`.
+OF_POSITIONS = ("intermediate", "before", "cam", "pam", "after")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
@@ -35,22 +38,31 @@ class TrainingSettings:
     backbone: Literal["resnet18", "resnet34", "resnet50"] = "resnet50"
     # ImageNet weights: True (torchvision's), False, or the path of a state dict
     pretrained: bool | str = True
+    # a file of a whole network to train on from, in place of `pretrained`: released weights or a model.pt
+    start_from: str = ""
+    start_classifiers: bool = True  # False: leave out the file's classifiers, so that people may differ
     last_stride: Literal[1, 2] = 1
     height: Annotated[int, at_least(32, "pixels")] = 384
     width: Annotated[int, at_least(16, "pixels")] = 128
 
     # ABD-Net
+    global_branch: bool = True
     attentive_branch: bool = True
     stripes: Size = 2
     pam: bool = False  # position attention
     cam: bool = False  # channel attention
     shallow_cam: bool = False  # channel attention on layer1's output
+    # plain: 1×1 convolutions, query and key with C/8 channels, as released; normalised: C channels each, with
+    # batch normalisation and ReLU, as readers' notes and the paper's figure have it
+    pam_form: Literal["plain", "normalised"] = "plain"
+    attention_heads: bool = True  # False: attention acts on the reduced map itself, without DANet's heads
     cam_most_similar_first: bool = False  # False: the most similar channels get the least weight, as released
     # True: the path without attention passes through a head too, as released; False: it has none, as drawn
     before_head: bool = True
     # True: attention on each stripe, as released; False: on the whole map, which is cut afterwards, as drawn
     attention_per_stripe: bool = True
     branch_order: Literal["global-first", "attentive-first"] = "global-first"  # also the embedding's order
+    global_pooling: Literal["average", "max"] = "average"  # of the global branch
     embedding_dim: Size = 1024
     reduced_dim: Size = 1024
     head_dim: Size = 512
@@ -59,15 +71,13 @@ class TrainingSettings:
     # Parameter-free spatial attention
     # horizontal stripes with a classifier each; 0: global average pooling and one classifier
     parts: Count = 0
+    part_classifiers: bool = True  # False: only the stripes' mean feature is classified
     deep_supervision: bool = False
     # sa1: on the final map; sa2: in deep supervision
     spatial_attention: Literal["none", "sa1", "sa2", "sa1+sa2"] = "none"
     # sum: channel mean divided by its sum, as released; softmax: as written
     sa_normalization: Literal["sum", "softmax"] = "sum"
-    # channels before the classifiers of parts, deep supervision and the global bottleneck
-    feature_dim: Size = 256
-    # without parts, a 1×1 convolution to feature_dim before the global classifier
-    global_bottleneck: bool = False
+    feature_dim: Size = 256  # channels before the classifiers of parts and deep supervision
     # outputs of every classifier; 0: the number of training identities. The released code always has 751.
     classes: Count = 0
 
@@ -78,6 +88,14 @@ class TrainingSettings:
     triplet_margin: Amount = 1.2
     of_weight: Amount = 0.0  # orthogonality of features
     of_start_epoch: Count = 23  # counted from 0, after the warm-up
+    of_positions: Annotated[
+        tuple[str, ...],
+        Rule(
+            lambda value: set(value) <= set(OF_POSITIONS) and len(set(value)) == len(value) > 0,
+            f"some of {', '.join(OF_POSITIONS)}, each at most once",
+        ),
+    ] = OF_POSITIONS  # where it acts; those that a row lacks are ignored
+    of_intermediate_weight: Amount = 0.01  # its factor at `intermediate`; the other positions have 1
     of_squared: bool = False  # False: β (λ₁ − λ₂), as released; True: its square, as the paper writes
     of_smaller_side: bool = False  # True: of FFᵀ and FᵀF take the smaller; the larger always has λ₂ = 0
     ow_weight: Amount = 0.0  # orthogonality of weights
@@ -108,8 +126,19 @@ class TrainingSettings:
     images_per_identity: Count = 0  # 0: shuffled images; K: batch_size / K people with K images each
     crop_probability: Probability = 0.5  # resize to 1.125 × the size and crop back
     flip_probability: Probability = 0.5
+    # corner of the crop. rounded: a uniform number is rounded, as released, so the two end positions have
+    # half the weight of the others; uniform: over all positions
+    crop_corners: Literal["rounded", "uniform"] = "rounded"
     erase_probability: Probability = 0.5
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
+    erase_largest: Annotated[
+        float, Rule(lambda value: 0.02 < value <= 1, "a value above 0.02, at most 1")
+    ] = 0.4  # share of the image; the smallest is 0.02
+    # mean: the colour of the data's mean; noise: a normal number for each pixel and channel
+    erase_fill: Literal["mean", "noise"] = "mean"
+    # strength of random brightness, contrast and saturation, each a factor from 1 − c to 1 + c. The released
+    # option color-jitter has strength 0: it changes nothing.
+    colour_jitter: Probability = 0.0
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"  # auto: bfloat16 where the hardware has it
     compile: bool = False  # torch.compile: minutes at the start, faster steps
     deterministic: bool = False  # on a GPU, repeat results bit by bit, at some cost; a CPU always does
     # each process takes its share of every batch, on its own GPU or on cores of the CPU
@@ -131,11 +160,15 @@ class ScoringSettings:
     """The settings that decide the scores of given weights."""
 
     flip_evaluation: bool = True  # average the embeddings of image and mirror image
+    embedding_precision: Literal["float32", "bfloat16", "auto"] = "float32"  # auto: as for `precision`
     rerank: bool = False  # also score after k-reciprocal re-ranking
     # overlap above which neighbourhoods merge: 0 as released (Python 2), 2/3 as published
     rerank_merge_threshold: Probability = 0.0
     rerank_half_precision: bool = True  # as released
     bootstrap_resamples: Annotated[int, at_least(100)] = 2000  # for the confidence intervals
+    # also score with one random gallery image a person, the metric of CUHK03's classic protocol (CUHK03
+    # itself always is)
+    single_shot: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,10 +217,7 @@ class Experiment(Housekeeping, ScoringSettings, TrainingSettings):
             raise ConfigError(
                 "of_weight penalises ABD-Net's feature maps, which the pfsa networks do not have: leave it 0."
             )
-        if not self.attentive_branch and (self.pam or self.cam):
-            raise ConfigError("pam and cam sit in the attentive branch: they need attentive_branch = True.")
-        if not self.attentive_branch and self.branch_order != "global-first":
-            raise ConfigError("branch_order orders two branches: it needs attentive_branch = True.")
+        self._check_branches()
         if self.report_epoch == "best_on_test" and not self.score_test_every:
             raise ConfigError(
                 "report_epoch = 'best_on_test' needs score_test_every of 1 or more: no epoch is scored "
@@ -211,13 +241,46 @@ class Experiment(Housekeeping, ScoringSettings, TrainingSettings):
             raise ConfigError(
                 "sync_batch_norm joins the statistics of several processes: it needs processes of 2 or more."
             )
-        if self.log_weighted_loss and not self.parts:
+        if not self.part_classifiers and not self.parts:
+            raise ConfigError("part_classifiers = False leaves out the parts' classifiers: it needs parts.")
+        if self.log_weighted_loss and not (self.parts and self.part_classifiers):
             raise ConfigError(
-                "log_weighted_loss weighs the parts against the other heads: it needs parts of 1 or more."
+                "log_weighted_loss weighs the parts against the other heads: it needs parts of 1 or more, "
+                "with part_classifiers = True."
+            )
+        if self.start_from and isinstance(self.pretrained, str):
+            raise ConfigError(
+                f"start_from = {self.start_from} and pretrained = {self.pretrained} both name initial "
+                "weights, of the whole network and of its trunk: leave one out."
+            )
+        if not self.start_classifiers and not self.start_from:
+            raise ConfigError(
+                "start_classifiers = False leaves out the classifiers of the file that start_from names: "
+                "it needs start_from."
             )
         if "sa2" in self.spatial_attention and not self.deep_supervision:
             raise ConfigError(
                 "spatial_attention 'sa2' sits in the deep supervision: it needs deep_supervision = True."
+            )
+
+    def _check_branches(self) -> None:
+        both = self.global_branch and self.attentive_branch
+        if not self.global_branch and not self.attentive_branch:
+            raise ConfigError(
+                "global_branch and attentive_branch are both False: a network needs one branch or both."
+            )
+        if not self.attentive_branch and (self.pam or self.cam):
+            raise ConfigError("pam and cam sit in the attentive branch: they need attentive_branch = True.")
+        if not both and self.branch_order != "global-first":
+            raise ConfigError("branch_order orders two branches: it needs both.")
+        if not self.global_branch and self.global_pooling != "average":
+            raise ConfigError("global_pooling is the global branch's: it needs global_branch = True.")
+        there = {"intermediate", *(("before", "after") if self.attentive_branch else ())}
+        there |= {name for name in ("cam", "pam") if getattr(self, name)}
+        if self.of_weight and not there & set(self.of_positions):
+            raise ConfigError(
+                f"of_positions = {self.of_positions} names no feature map of this network: of_weight would "
+                f"have no effect. It has {', '.join(name for name in OF_POSITIONS if name in there)}."
             )
 
     @property

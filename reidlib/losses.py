@@ -31,7 +31,8 @@ from reidlib.models.backbone import ReidNetwork
 Estimator = Literal["rayleigh", "norm_ratio"]
 Starts = tuple[Tensor, Tensor]  # start vectors of the iterations for λ₁ and for λ₂, (B, C, 1) each
 
-# Position of the penalty on features → its factor. Start vectors are drawn in this order.
+# Position of the penalty on features → its factor in the released code (the paper has no factors). Start
+# vectors are drawn in this order.
 FEATURE_POSITIONS = {"intermediate": 0.01, "before": 1.0, "cam": 1.0, "pam": 1.0, "after": 1.0}
 REFERENCE_BATCH = 32  # the penalty is a sum over images, rescaled to a batch of this size
 
@@ -190,6 +191,7 @@ def orthogonality_features(
     starts: Mapping[str, Sequence[Starts]] | None = None,
     generator: torch.Generator | None = None,
     smaller_side: bool = False,
+    factors: Mapping[str, float] = FEATURE_POSITIONS,
     batch: int | None = None,
     part: slice = slice(None),
 ) -> Tensor:
@@ -198,7 +200,7 @@ def orthogonality_features(
     weight · Σ over positions of (its factor · the mean over its maps of Σ over images of spread) / (B / 32).
 
     Args:
-        feature_maps: position → maps (B, C, H, W). Positions that are not in `FEATURE_POSITIONS` are ignored.
+        feature_maps: position → maps (B, C, H, W). Positions that are not in `factors` are ignored.
         squared, estimator, iterations: the released form (defaults) or the paper's (True, "norm_ratio",
             several).
         starts: position → one pair of start vectors (B, C, 1) per map. None: standard normal, drawn from
@@ -207,18 +209,19 @@ def orthogonality_features(
             deficient: its smallest eigenvalue is 0 whatever the features are. FᵀF has those N of the
             eigenvalues that can differ from 0; start vectors are then (B, N, 1). Neither paper nor released
             code does so.
+        factors: position → its factor, in the order in which start vectors are drawn.
         batch: size of the whole batch, where several processes share it.
         part: the images of that batch that these maps belong to. They get the start vectors that they would
             get in the whole batch.
 
     Raises:
-        ReidError: no position of `FEATURE_POSITIONS` is in feature_maps.
+        ReidError: no position of `factors` is in feature_maps.
     """
-    positions = [position for position in FEATURE_POSITIONS if position in feature_maps]
+    positions = [position for position in factors if position in feature_maps]
     if not positions:
         raise ReidError(
             f"The orthogonality penalty on features finds none of its positions "
-            f"{', '.join(FEATURE_POSITIONS)} among {', '.join(feature_maps) or 'no feature maps'}: "
+            f"{', '.join(factors)} among {', '.join(feature_maps) or 'no feature maps'}: "
             "it is ABD-Net's; use weight 0 for other networks."
         )
     total = 0.0
@@ -235,9 +238,8 @@ def orthogonality_features(
                 pair = tuple(start[part] for start in drawn)
             spread = spectral_spread(f, pair, estimator=estimator, iterations=iterations)  # (B,)
             spread = spread.square() if squared else spread
-            total = total + FEATURE_POSITIONS[position] / len(maps) * spread.sum() * REFERENCE_BATCH / len(
-                feature_map
-            )
+            rescaled = spread.sum() * REFERENCE_BATCH / len(feature_map)
+            total = total + factors[position] / len(maps) * rescaled
     return weight * total
 
 

@@ -1,9 +1,10 @@
 """The differences between paper and released code, as switches.
 
-`SWITCHES` is the one list of these differences. Each switch holds the paper's settings and the released
-code's. For every switch that changes training, `reidlib.config` makes two variants of the switch's row
-(`abdnet.cam-sign.as-written`, `abdnet.cam-sign.as-released`), which train like any row of a table. If the row
-itself already has one side, its own runs show that side.
+`SWITCHES` is the one list of these differences. A switch has two sides or more. Every side holds settings:
+those of the released code, and those of the paper, of an earlier release or of another source. For every
+switch that changes training, `reidlib.config` makes a variant of the switch's row for each side
+(`abdnet.cam-sign.as-written`, `abdnet.cam-sign.as-released`), which trains like any row of a table. If the
+row itself already has one side, its own runs show that side.
 
 The default is the released side, because the published numbers come from it; exceptions give their reason.
 """
@@ -13,34 +14,45 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-SIDES = ("as-written", "as-released")
+RELEASED = "as-released"  # every other side is compared with this one
 Effect = Literal["training", "evaluation", "log", "none"]
 
 
 @dataclass(frozen=True)
-class Switch:
-    """One difference between paper and released code.
+class Side:
+    """One side of a switch: in words, and as settings of `Experiment`. Without settings it is the row."""
 
-    `written` and `released` describe the two sides in words; `as_written` and `as_released` are the settings
-    of `Experiment` for them.
-    """
+    words: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One difference between paper and released code."""
 
     paper: str  # ABD-Net | PFSA
     number: str  # in the paper's list of differences; a letter where one number covers several
     name: str  # short; part of the variants' names
     what: str
-    written: str
-    released: str
+    sides: Mapping[str, Side]  # name, part of the variants' names → side; RELEASED is one of them
     here: str  # the side that this study takes, and why if it is not the released one
     base: str  # the row whose settings the switch changes
-    as_written: Mapping[str, Any] = field(default_factory=dict)
-    as_released: Mapping[str, Any] = field(default_factory=dict)
-    # training: both sides must be trained; evaluation: one run's embeddings are scored in both ways; log:
-    # only the logged loss differs; none: there is no setting.
+    # training: all sides must be trained; evaluation: one run's weights are scored in all ways; log: only the
+    # logged loss differs; none: there is no setting.
     effect: Effect = "training"
+    # The sides change the papers' schedule. The other profiles have one of their own and cannot show this.
+    of_schedule: bool = False
+    weak: str = ""  # why its source is weak, if it is
 
-    def side(self, side: str) -> Mapping[str, Any]:
-        return self.as_written if side == "as-written" else self.as_released
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The sides that are compared with the released one."""
+        return tuple(name for name in self.sides if name != RELEASED)
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The settings that the sides change."""
+        return tuple(dict.fromkeys(name for side in self.sides.values() for name in side.settings))
 
 
 def _switch(
@@ -52,17 +64,23 @@ def _switch(
     *,
     written: str,
     released: str,
+    other: str = "as-written",
     here: str = "as released",
     effect: Effect = "training",
+    of_schedule: bool = False,
+    weak: str = "",
     **settings: tuple[Any, Any],
 ) -> Switch:
-    """Builds a `Switch`.
+    """Builds a `Switch` of two sides.
 
     Args:
-        settings: name=(value as written, value as released).
+        written: what the other side is, in words.
+        other: the name of that side.
+        settings: name=(value of the other side, value as released).
     """
-    sides = [{setting: pair[i] for setting, pair in settings.items()} for i in (0, 1)]
-    return Switch(paper, number, name, what, written, released, here, base, *sides, effect)
+    one, two = ({setting: pair[i] for setting, pair in settings.items()} for i in (0, 1))
+    sides = {other: Side(written, one), RELEASED: Side(released, two)}
+    return Switch(paper, number, name, what, sides, here, base, effect, of_schedule, weak)
 
 
 _abdnet = partial(_switch, "ABD-Net", "abdnet")
@@ -164,6 +182,98 @@ _ABDNET = (
         erase_probability=(0.5, 0.0),
     ),
     _abdnet(
+        "10",
+        "pam-form",
+        "layers of the position attention",
+        written="convolution, batch normalisation and ReLU with C channels each",
+        released="plain 1×1 convolutions, query and key with C/8 channels",
+        weak="two readers' notes, and labels in the authors' attention figure",
+        pam_form=("normalised", "plain"),
+    ),
+    _abdnet(
+        "11a",
+        "second-stage",
+        "epochs after the warm-up, and the start of O.F.",
+        written="60, with every term from the start",
+        released="80, O.F. from epoch 23 on",
+        weak="one reader's notes",
+        of_schedule=True,
+        epochs=(60, 80),
+        of_start_epoch=(0, 23),
+    ),
+    _abdnet(
+        "11b",
+        "crop",
+        "crop, apart from erasing",
+        written="off",
+        released="p 0.5",
+        weak="one reader's notes",
+        crop_probability=(0.0, 0.5),
+    ),
+    _abdnet(
+        "12",
+        "intermediate-weight",
+        "factor of O.F. at `intermediate`",
+        written="none",
+        released="0.01",
+        of_intermediate_weight=(1.0, 0.01),
+    ),
+    Switch(
+        "ABD-Net",
+        "13",
+        "baseline-form",
+        "what Table 1's Baseline (XE) is",
+        {
+            RELEASED: Side(
+                "two branches with two stripes, 10 epochs of warm-up (the author's answer in issue 22: O.F. "
+                "is run with O.W. and attention off)",
+            ),
+            "without-warm-up": Side(
+                "the same without the warm-up (the author's answer in issue 25: not in two steps)",
+                {"warmup_epochs": 0},
+            ),
+            "one-branch": Side(
+                "the attentive branch alone, one stripe, its 1×1 convolution as the extra layer, no warm-up "
+                "(a co-author's later script for the O.F. rows; issue 25: an extra layer before the "
+                "classifier)",
+                {"global_branch": False, "stripes": 1, "warmup_epochs": 0},
+            ),
+        },
+        "as released with the options of the other rows; which form Table 1 has is uncertain (the small "
+        "profiles never warm up)",
+        "baseline",
+        weak="two answers of the author that differ, and a co-author's script",
+    ),
+    _abdnet(
+        "14",
+        "crop-corners",
+        "corner of the crop",
+        written="uniform over all positions",
+        released="a rounded uniform number: the two end positions have half the weight of the others",
+        crop_corners=("uniform", "rounded"),
+    ),
+    _abdnet(
+        "–",
+        "precision",
+        "precision of training",
+        other="bfloat16",
+        written="bfloat16, in autocast",
+        released="float32",
+        here="as released in the profile paper; the small profiles take bfloat16 where the hardware has it",
+        precision=("bfloat16", "float32"),
+    ),
+    _abdnet(
+        "–",
+        "embedding-precision",
+        "precision of the test embeddings",
+        other="bfloat16",
+        written="bfloat16, in autocast",
+        released="float32",
+        here="as released in the profile paper; the small profiles take bfloat16 where the hardware has it",
+        effect="evaluation",
+        embedding_precision=("bfloat16", "float32"),
+    ),
+    _abdnet(
         "–",
         "batch-statistics",
         "batch normalisation on two GPUs",
@@ -214,9 +324,37 @@ _PFSA = (
         "4b",
         "erasing",
         "random erasing",
-        written="p 0.5, by readers' reports",
-        released="off",
+        other="first-release",
+        written="on in the first main.py (95b6744, 2018-12-03): p 0.5, area 0.02–0.2, a normal number for "
+        "each pixel and channel",
+        released="off since 9692209 (2018-12-23)",
+        here="on, as in the first release: the README says of its ablation only that erasing was cut there, "
+        "so the published numbers were most probably made with it (the small profiles leave erasing out)",
         erase_probability=(0.5, 0.0),
+        erase_largest=(0.2, 0.2),
+        erase_fill=("noise", "noise"),
+    ),
+    _pfsa(
+        "4e",
+        "epochs",
+        "epochs",
+        other="as-reported",
+        written="150, reported for the released weights",
+        released="100, the README's command",
+        weak="a reader's report in HRanWang/Spatial-Re-Scaling issue 9",
+        of_schedule=True,
+        epochs=(150, 100),
+        milestones=((40, 80, 120), (40, 80)),
+    ),
+    _pfsa(
+        "–",
+        "dropout",
+        "dropout on CUHK03",
+        other="as-logged",
+        written="0.7",
+        released="0.5",
+        weak="the name of a log folder",
+        dropout=(0.7, 0.5),
     ),
     _pfsa(
         "4c",
@@ -246,6 +384,15 @@ _PFSA = (
         effect="evaluation",
     ),
     _pfsa(
+        "–",
+        "tied-distances",
+        "gallery images at the same distance, in mAP",
+        written="–",
+        released="scikit-learn: they share the precision of the last of them",
+        here="the earlier one in the gallery ranks first; 22_paper_vs_code shows by how much mAP differs",
+        effect="none",
+    ),
+    _pfsa(
         "6",
         "reranking-python2",
         "overlap at which re-ranking merges neighbourhoods",
@@ -260,12 +407,13 @@ _PFSA = (
 
 def _together(name: str, switches: tuple[Switch, ...]) -> Switch:
     """Several trained differences of a paper as one switch: all as written; as released is the row itself."""
-    values = {setting: value for switch in switches for setting, value in switch.as_written.items()}
+    values = {
+        name: value for switch in switches for name, value in switch.sides["as-written"].settings.items()
+    }
     numbers = ", ".join(switch.number for switch in switches)
     what, first = f"{numbers} at once", switches[0]
-    return Switch(
-        first.paper, "all", name, what, "all as written", "all as released", "as released", first.base, values
-    )
+    sides = {"as-written": Side("all as written", values), RELEASED: Side("all as released")}
+    return Switch(first.paper, "all", name, what, sides, "as released", first.base)
 
 
 # The other switches concern reporting, or their written side is not stated in the paper itself.
@@ -286,3 +434,14 @@ SWITCHES: tuple[Switch, ...] = (
     *_PFSA,
     _together("all-of-pfsa", tuple(switch for switch in _PFSA if switch.name in _WHOLE_PFSA)),
 )
+
+# What ABD-Net's training guide offers and this study has no setting for, with the reason.
+LEFT_OUT: dict[str, str] = {
+    "--branches np dan": "two other branches; neither paper nor any row of its tables has them",
+    "--arch densenet…": "another backbone, in no row of the ablation",
+    "--optim rmsprop, amsgrad; --sgd-dampening": "no published command uses them",
+    "--htri-only": "the triplet loss without cross-entropy: no row trains so",
+    "--cuhk03-classic-split": "CUHK03's old protocol with 20 splits: the study reads the new one, and scores "
+    "its images by the classic metric, too (`single_shot`)",
+    "--seq-len, --sample-method": "video data sets",
+}

@@ -68,6 +68,10 @@ def test_values_of_the_wrong_type_are_refused(name, value, expected):
         ("score_test_every", -1), ("rerank_merge_threshold", 1.5), ("rerank_merge_threshold", -0.1),
         ("feature_dim", 0), ("bootstrap_resamples", 99), ("processes", 0), ("validate_every", -1),
         ("validation_identities", -1), ("keep_every", -1), ("of_start_epoch", -1),
+        ("of_positions", ()), ("of_positions", ("cam", "cam")), ("of_positions", ("layer1",)),
+        ("of_positions", "cam"), ("of_intermediate_weight", -0.1), ("erase_largest", 0.02),
+        ("erase_largest", 1.01), ("erase_fill", "white"), ("crop_corners", "random"), ("colour_jitter", 1.5),
+        ("pam_form", "danet"), ("global_pooling", "sum"), ("embedding_precision", "float16"),
     ],
 )  # fmt: skip
 def test_values_outside_their_range_are_refused(name, value):
@@ -114,7 +118,16 @@ def test_an_int_given_for_a_float_is_stored_as_a_float():
         ({"triplet_weight": 0.1, "images_per_identity": 1}, "images_per_identity of 2 or more"),
         ({"family": "pfsa", "spatial_attention": "sa2"}, "deep_supervision = True"),
         ({"family": "pfsa", "spatial_attention": "sa1+sa2"}, "deep_supervision = True"),
-        ({"attentive_branch": False, "branch_order": "attentive-first"}, "attentive_branch = True"),
+        ({"attentive_branch": False, "branch_order": "attentive-first"}, "orders two branches"),
+        ({"global_branch": False, "branch_order": "attentive-first"}, "orders two branches"),
+        ({"global_branch": False, "attentive_branch": False}, "one branch or both"),
+        ({"global_branch": False, "global_pooling": "max"}, "global_branch = True"),
+        ({"of_weight": 1e-6, "of_positions": ("cam", "pam")}, "names no feature map of this network"),
+        ({"of_weight": 1e-6, "of_positions": ("after",), "attentive_branch": False}, "It has intermediate."),
+        ({"start_classifiers": False}, "it needs start_from"),
+        ({"start_from": "a.pth", "pretrained": "b.pth"}, "both name initial weights"),
+        ({"family": "pfsa", "part_classifiers": False}, "it needs parts"),
+        ({"family": "pfsa", "parts": 6, "part_classifiers": False, "log_weighted_loss": True}, "parts of 1"),
         ({"attentive_branch": False, "pam": True}, "attentive_branch = True"),
         ({"report_epoch": "best_on_test"}, "score_test_every of 1 or more"),
         ({"log_weighted_loss": True}, "parts of 1 or more"),
@@ -148,6 +161,8 @@ def test_with_the_missing_setting_an_impossible_combination_is_possible():
     assert Experiment(score_test_every=5).report_epoch == "last"
     assert Experiment(family="pfsa", parts=6, log_weighted_loss=True).log_weighted_loss
     assert Experiment(triplet_weight=0.1, images_per_identity=8, batch_size=16).triplet_weight
+    assert Experiment(of_weight=1e-6, of_positions=("pam",), pam=True).of_positions == ("pam",)
+    assert Experiment(of_positions=["cam"]).of_positions == ("cam",), "without a weight nothing acts"
     assert Experiment(validate_every=2, validation_identities=4).validate_every == 2
     assert Experiment(validation_identities=4).validate_every == 0, "looked at after the last epoch only"
     assert Experiment(batch_size=8, processes=4, sync_batch_norm=True).processes == 4
@@ -193,10 +208,12 @@ def test_every_setting_belongs_to_one_group():
     assert housekeeping == {"keep_every": 5, "tensorboard": False}
     assert set(scoring) == {
         "flip_evaluation",
+        "embedding_precision",
         "rerank",
         "rerank_merge_threshold",
         "rerank_half_precision",
         "bootstrap_resamples",
+        "single_shot",
     }
 
 

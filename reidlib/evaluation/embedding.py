@@ -140,7 +140,7 @@ def embed_test_set(
             experiment.width,
             cache=cache,
             flip=experiment.flip_evaluation,
-            precision=experiment.precision,
+            precision=experiment.embedding_precision,
             device=device,
             what=name,
             keep=settings if keep else None,

@@ -37,7 +37,7 @@ def score(
     """The metrics of a run, and `per_query`'s table.
 
     In the metrics, `reranked` holds those after re-ranking (None without it), and `single_shot` those of
-    CUHK03's classic protocol (None for other data sets).
+    CUHK03's classic protocol (None for other data sets, unless the setting single_shot asks for it).
     """
     query, gallery = embeddings["query"], embeddings["gallery"]
     resamples = experiment.bootstrap_resamples
@@ -49,7 +49,7 @@ def score(
             "half_precision": experiment.rerank_half_precision,
         }
         metrics["reranked"] = summary(rerank(query, gallery, dataset, **form), dataset, resamples=resamples)
-    if dataset.name in CLASSIC_PROTOCOL:
+    if experiment.single_shot or dataset.name in CLASSIC_PROTOCOL:
         shots = cuhk03_single_shot(query, gallery, *people_and_cameras(dataset), max_rank=max(RANKS))
         metrics["single_shot"] = {
             **{f"rank{k}": float(shots.cmc[k - 1]) for k in RANKS},

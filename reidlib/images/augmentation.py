@@ -9,9 +9,11 @@ numbers differ.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from torchvision.transforms.v2 import functional as tvf
 
 from reidlib.devices import on_device
 from reidlib.images.normalisation import normalise_into, row_of_pixels
@@ -38,50 +40,88 @@ class Draws:
     left: torch.Tensor
     mirrored: torch.Tensor  # bool
     boxes: torch.Tensor  # (B, 4) int64, the erased box: top, bottom, left, right; empty: nothing is erased
+    # int64, the seed of each box's noise; None: boxes get ERASE_FILL
+    noise: torch.Tensor | None = None
+    # (B, 3) factors of brightness, contrast and saturation; None: colours stay
+    colours: torch.Tensor | None = None
 
     def __getitem__(self, part: slice) -> "Draws":
         """The draws of some of the batch's images."""
-        return Draws(
-            self.cropped[part], self.top[part], self.left[part], self.mirrored[part], self.boxes[part]
-        )
+        return Draws(**{name: None if value is None else value[part] for name, value in vars(self).items()})
 
 
 def draw_augmentation(
-    batch: int, height: int, width: int, generator: torch.Generator, *, crop: float, flip: float, erase: float
+    batch: int,
+    height: int,
+    width: int,
+    generator: torch.Generator,
+    *,
+    crop: float,
+    flip: float,
+    erase: float,
+    corners: Literal["rounded", "uniform"] = "rounded",
+    erase_largest: float = 0.4,
+    erase_fill: Literal["mean", "noise"] = "mean",
+    jitter: float = 0.0,
 ) -> Draws:
     """Draws what happens to each image of a batch. Source: ABD-Net, data augmentation.
 
     Args:
         generator: a CPU generator, so that the draws are the same on every device.
-        crop: probability of "resize to 1.125 × the size and crop back"; the window's corner is uniform over
-            whole pixels.
+        crop: probability of "resize to 1.125 × the size and crop back".
         flip: probability of the mirror image.
         erase: probability of random erasing (`erase_boxes`).
+        corners: of the cropped window. "rounded" (released code): a uniform number between the first and the
+            last position is rounded, so these two have half the weight of the others. "uniform": over all
+            positions.
+        erase_largest: largest share of the image that is erased.
+        erase_fill: "mean" fills with ERASE_FILL (ABD-Net), "noise" with one N(0, 1) number for each pixel and
+            channel (PFSA), both after normalisation.
+        jitter: strength c of brightness, contrast and saturation: each is multiplied by a uniform number from
+            1 − c to 1 + c.
     """
     uniform = torch.rand(batch, 4, generator=generator)
     rows, columns = (
         large - size for large, size in zip(enlarged_size(height, width), (height, width), strict=True)
     )
+
+    def position(u: torch.Tensor, last: int) -> torch.Tensor:
+        return ((u * last).round() if corners == "rounded" else u * (last + 1)).long()
+
+    boxes = erase_boxes(batch, height, width, erase, generator, largest=erase_largest)
+    noise = colours = None  # drawn only where they are used
+    if erase_fill == "noise":
+        noise = torch.randint(2**62, (batch,), generator=generator)
+    if jitter:
+        colours = 1 + jitter * (2 * torch.rand(batch, 3, generator=generator) - 1)
     return Draws(
         cropped=uniform[:, 0] < crop,
-        top=(uniform[:, 1] * (rows + 1)).long(),
-        left=(uniform[:, 2] * (columns + 1)).long(),
+        top=position(uniform[:, 1], rows),
+        left=position(uniform[:, 2], columns),
         mirrored=uniform[:, 3] < flip,
-        boxes=erase_boxes(batch, height, width, erase, generator),
+        boxes=boxes,
+        noise=noise,
+        colours=colours,
     )
 
 
 def erase_boxes(
-    batch: int, height: int, width: int, probability: float, generator: torch.Generator
+    batch: int,
+    height: int,
+    width: int,
+    probability: float,
+    generator: torch.Generator,
+    *,
+    largest: float = 0.4,
 ) -> torch.Tensor:
     """(B, 4) int64 boxes (top, bottom, left, right), empty where nothing is erased.
 
-    The area is uniform in 0.02–0.4 of the image and the aspect (height / width) uniform in 0.3–3.33, with up
-    to 100 tries until the box fits. torchvision's RandomErasing is different: it draws the aspect
-    log-uniformly and tries 10 times.
+    The area is uniform in 0.02–`largest` of the image (ABD-Net 0.4, PFSA 0.2) and the aspect (height / width)
+    uniform in 0.3–3.33, with up to 100 tries until the box fits. torchvision's RandomErasing is different: it
+    draws the aspect log-uniformly and tries 10 times.
     """
     tries = 100
-    area = (0.02 + 0.38 * torch.rand(batch, tries, generator=generator)) * height * width
+    area = (0.02 + (largest - 0.02) * torch.rand(batch, tries, generator=generator)) * height * width
     aspect = 0.3 + (1 / 0.3 - 0.3) * torch.rand(batch, tries, generator=generator)
     h, w = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
     fits = (h < height) & (w < width)
@@ -124,10 +164,15 @@ class TrainingImages:
         """
         # A copy only if the set is not on the device.
         pixels = self._gathered(torch.as_tensor(rows), draws).to(self.device, non_blocking=True)
+        if draws is not None and draws.colours is not None:
+            pixels = _recolour(pixels, draws.colours)
         out = self._buffer("batch", len(pixels), torch.float32, self.device)
         images = normalise_into(pixels, out)
         if draws is not None and draws.boxes.any():
-            _erase(out, draws.boxes)
+            if draws.noise is None:
+                _erase(out, draws.boxes)
+            else:
+                _erase_with_noise(out, draws.boxes, draws.noise)
         return images
 
     def _gathered(self, rows: torch.Tensor, draws: Draws | None) -> torch.Tensor:
@@ -210,6 +255,29 @@ def _erase(images: torch.Tensor, boxes: torch.Tensor) -> None:
     x = torch.arange(3 * width, device=images.device) // 3
     rows, fill = images.view(batch * height, 3 * width), row_of_pixels(ERASE_FILL, width, images.device)
     rows[touched] = torch.where((x >= left) & (x < right), fill, rows.index_select(0, touched))
+
+
+def _erase_with_noise(images: torch.Tensor, boxes: torch.Tensor, seeds: torch.Tensor) -> None:
+    """Fills each image's box with N(0, 1) numbers, in place. images: (B, H, W, 3).
+
+    Each box has a generator of its own on the CPU: its noise depends neither on the device nor on the other
+    images of the batch.
+    """
+    for image, (top, bottom, left, right), seed in zip(images, boxes.tolist(), seeds.tolist(), strict=True):
+        if bottom > top:
+            generator = torch.Generator().manual_seed(seed)
+            noise = torch.randn(bottom - top, right - left, 3, generator=generator)
+            image[top:bottom, left:right] = on_device(noise, images.device)
+
+
+def _recolour(pixels: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Changes brightness, then contrast, then saturation. pixels: (B, H, W, 3) bytes; factors: (B, 3)."""
+    changed = []
+    for image, (brightness, contrast, saturation) in zip(pixels.movedim(3, 1), factors.tolist(), strict=True):
+        image = tvf.adjust_brightness(image, brightness)
+        image = tvf.adjust_contrast(image, contrast)
+        changed.append(tvf.adjust_saturation(image, saturation))
+    return torch.stack(changed).movedim(1, 3).contiguous()
 
 
 def fits(size: int, device: torch.device) -> bool:

@@ -31,6 +31,7 @@ class ABDNet(ReidNetwork):
     """The whole network: images (B, 3, H, W) → ReidOutput.
 
     - heads: the global one, then one per stripe; branch_order="attentive-first" puts the stripes first.
+      Either branch may be left out.
     - embedding: (B, embedding_dim + stripes · reduced_dim), not normalised.
     - feature_maps: `intermediate` is layer1's output, after the shallow CAM if there is one. The attentive
       branch adds `before`, `cam`, `pam` and `after`, as far as they exist, with one map per stripe each.
@@ -50,6 +51,9 @@ class ABDNet(ReidNetwork):
         cam: bool = True,
         pam: bool = True,
         shallow_cam: bool = True,
+        pam_form: Literal["plain", "normalised"] = "plain",
+        attention_heads: bool = True,
+        global_branch: bool = True,
         attentive_branch: bool = True,
         stripes: int = 2,
         embedding_dim: int = 1024,
@@ -61,9 +65,14 @@ class ABDNet(ReidNetwork):
         before_head: bool = True,
         attention_per_stripe: bool = True,
         branch_order: Literal["global-first", "attentive-first"] = "global-first",
+        global_pooling: Literal["average", "max"] = "average",
         pretrained: bool | str | Path = False,
     ):
         super().__init__()
+        if not global_branch and not attentive_branch:
+            raise ReidError(
+                "global_branch and attentive_branch are both False: a network needs one branch or both."
+            )
         if not attentive_branch and (cam or pam):
             raise ReidError(
                 "cam and pam sit in the attentive branch: set both to False, or attentive_branch to True."
@@ -76,6 +85,8 @@ class ABDNet(ReidNetwork):
             raise ReidError(
                 f"branch_order is {branch_order!r}: 'global-first' or 'attentive-first' was expected."
             )
+        if global_pooling not in POOLINGS:
+            raise ReidError(f"global_pooling is {global_pooling!r}: 'average' or 'max' was expected.")
         trunk = build_trunk(backbone, last_stride=last_stride, pretrained=pretrained)
         channels = trunk.channels[3]
         self.stem, self.layer1, self.layer2, self.layer3 = (
@@ -87,17 +98,27 @@ class ABDNet(ReidNetwork):
         self.shallow_cam = (
             ChannelAttention(most_similar_first=cam_most_similar_first) if shallow_cam else None
         )
-        self.global_branch = GlobalBranch(trunk.layer4, channels, embedding_dim, num_classes, dropout)
+        self.global_branch = None
+        if global_branch:
+            self.global_branch = GlobalBranch(
+                trunk.layer4, channels, embedding_dim, num_classes, dropout, global_pooling
+            )
         self.attentive_branch = None
         if attentive_branch:
-            modules = {"before": nn.Identity()} if before_head and (cam or pam) else {}
+            modules: dict[str, nn.Module] = {}
+            if before_head and attention_heads and (cam or pam):
+                modules["before"] = nn.Identity()
             if cam:
                 modules["cam"] = ChannelAttention(most_similar_first=cam_most_similar_first)
             if pam:
-                modules["pam"] = PositionAttention(head_dim)
+                modules["pam"] = PositionAttention(head_dim if attention_heads else reduced_dim, pam_form)
+            if attention_heads:
+                modules = {
+                    name: AttentionHead(module, reduced_dim, head_dim) for name, module in modules.items()
+                }
             layer4 = copy.deepcopy(trunk.layer4)
             self.attentive_branch = AttentiveBranch(
-                layer4, channels, reduced_dim, head_dim, num_classes, stripes, modules, attention_per_stripe
+                layer4, channels, reduced_dim, num_classes, stripes, modules, attention_per_stripe
             )
         self.attentive_first = branch_order == "attentive-first"
         pretrained_layers = {id(module) for part in self.trunk_modules() for module in part.modules()}
@@ -135,13 +156,20 @@ class ABDNet(ReidNetwork):
 
 
 class GlobalBranch(nn.Module):
-    """layer4 → average pool → Linear, BN, ReLU, dropout → classifier."""
+    """layer4 → average (or max) pool → Linear, BN, ReLU, dropout → classifier."""
 
     def __init__(
-        self, layer4: nn.Sequential, channels: int, embedding_dim: int, num_classes: int, dropout: float
+        self,
+        layer4: nn.Sequential,
+        channels: int,
+        embedding_dim: int,
+        num_classes: int,
+        dropout: float,
+        pooling: str,
     ):
         super().__init__()
         self.layer4 = layer4
+        self.pool = POOLINGS[pooling]
         self.fc = nn.Sequential(
             nn.Linear(channels, embedding_dim),
             nn.BatchNorm1d(embedding_dim),
@@ -152,7 +180,7 @@ class GlobalBranch(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], dict[str, list[Tensor]]]:
         """x: (B, 1024, 24, 8) → one embedding, its logits and no feature maps."""
-        embedding = self.fc(average_pool(self.layer4(x)))  # (B, 1024)
+        embedding = self.fc(self.pool(self.layer4(x)))  # (B, 1024)
         return [embedding], [self.classifier(embedding)], {}
 
 
@@ -162,8 +190,8 @@ class AttentiveBranch(nn.Module):
     All stripes share the heads; each stripe has its own classifier.
 
     Args:
-        attention: name → module that a head wraps (`before`, `cam`, `pam`); empty: no heads. Without a head
-            for it, `before` is the reduced map itself.
+        attention: name (`before`, `cam`, `pam`) → attention module, in its head if there are heads; empty: no
+            attention. If it has no module, `before` is the reduced map itself.
         per_stripe: True: the heads run on each stripe. False: on the whole map, which is cut afterwards.
     """
 
@@ -172,7 +200,6 @@ class AttentiveBranch(nn.Module):
         layer4: nn.Sequential,
         channels: int,
         reduced_dim: int,
-        head_dim: int,
         num_classes: int,
         stripes: int,
         attention: dict[str, nn.Module],
@@ -181,9 +208,7 @@ class AttentiveBranch(nn.Module):
         super().__init__()
         self.layer4 = layer4
         self.reduction = conv_norm_relu(channels, reduced_dim, 1)
-        self.heads = nn.ModuleDict(
-            {name: AttentionHead(module, reduced_dim, head_dim) for name, module in attention.items()}
-        )
+        self.heads = nn.ModuleDict(attention)
         self.sum_conv = (
             nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(reduced_dim, reduced_dim, 1)) if attention else None
         )
@@ -232,6 +257,14 @@ class AttentiveBranch(nn.Module):
 def average_pool(x: Tensor) -> Tensor:
     """(B, C, H, W) → (B, C), in float32."""
     return x.mean((2, 3), dtype=torch.float32)
+
+
+def max_pool(x: Tensor) -> Tensor:
+    """(B, C, H, W) → (B, C), in float32."""
+    return x.amax((2, 3)).float()
+
+
+POOLINGS = {"average": average_pool, "max": max_pool}
 
 
 def init_new_layer(module: nn.Module) -> None:

@@ -48,17 +48,27 @@ class PositionAttention(nn.Module):
     """Position attention (PAM): each position adds γ times a mixture of all positions' values.
 
     Dual Attention Network for Scene Segmentation (Fu et al., CVPR 2019, https://arxiv.org/abs/1809.02983),
-    used by ABD-Net (https://arxiv.org/abs/1908.01114). Query and key have C/8 channels (at least 1). Energies
-    are not divided by √d: this is PyTorch's scaled dot-product attention with scale 1. `attention` returns
-    the weights, for inspection only.
+    used by ABD-Net (https://arxiv.org/abs/1908.01114). Energies are not divided by √d: this is PyTorch's
+    scaled dot-product attention with scale 1. `attention` returns the weights, for inspection only.
+
+    Query, key and value come from 1×1 convolutions. "plain" (released code, default): with bias; query and
+    key have C/8 channels (at least 1). "normalised" (weakly sourced: two readers' notes of ABD-Net's paper,
+    and the C × H × W labels in its attention figure): C channels each, then batch normalisation and ReLU.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, form: Literal["plain", "normalised"] = "plain"):
         super().__init__()
-        inner = max(channels // 8, 1)
-        self.query = nn.Conv2d(channels, inner, 1)
-        self.key = nn.Conv2d(channels, inner, 1)
-        self.value = nn.Conv2d(channels, channels, 1)
+        if form not in ("plain", "normalised"):
+            raise ReidError(
+                f"form is {form!r}: 'plain' (released code) or 'normalised' (readers' notes) was expected."
+            )
+        if form == "plain":
+            inner = max(channels // 8, 1)
+            self.query = nn.Conv2d(channels, inner, 1)
+            self.key = nn.Conv2d(channels, inner, 1)
+            self.value = nn.Conv2d(channels, channels, 1)
+        else:
+            self.query, self.key, self.value = (conv_norm_relu(channels, channels, 1) for _ in range(3))
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def attention(self, x: Tensor) -> Tensor:

@@ -12,13 +12,22 @@ _ABDNET = (
     "cam",
     "pam",
     "shallow_cam",
+    "attention_heads",
+    "global_branch",
+    "global_pooling",
     "attentive_branch",
     "stripes",
     "embedding_dim",
     "reduced_dim",
     "head_dim",
 )
-_ABDNET_SWITCHES = ("cam_most_similar_first", "before_head", "attention_per_stripe", "branch_order")
+_ABDNET_SWITCHES = (
+    "pam_form",
+    "cam_most_similar_first",
+    "before_head",
+    "attention_per_stripe",
+    "branch_order",
+)
 FAMILIES = {
     "abdnet": (ABDNet, _SHARED | {name: name for name in (*_ABDNET, *_ABDNET_SWITCHES)}),
     "pfsa": (
@@ -26,7 +35,7 @@ FAMILIES = {
         _SHARED
         | {
             name: name
-            for name in ("parts", "deep_supervision", "spatial_attention", "feature_dim", "global_bottleneck")
+            for name in ("parts", "part_classifiers", "deep_supervision", "spatial_attention", "feature_dim")
         }
         | {"sa_normalization": "normalization"},
     ),

@@ -38,8 +38,8 @@ class PFSANet(ReidNetwork):
     Args:
         parts: P, the number of horizontal stripes of the final map. Each has a classifier; the global
             classifier takes their mean feature. 0: only the global classifier, on the globally pooled vector.
-        global_bottleneck: with parts=0, the global classifier follows the 1×1 convolution that parts would
-            share (the "feature 256" of the paper's ablation).
+        part_classifiers: False leaves out the parts' classifiers: only their mean feature is classified, as
+            in the ablation that the released project's README describes.
         deep_supervision: DS, a classifier on each of layer1 … layer3.
         feature_dim: channels of the 1×1 convolutions before the classifiers; may be None if there are none.
         spatial_attention: "sa1" before the pooling of the final map, "sa2" before those of deep supervision,
@@ -59,7 +59,7 @@ class PFSANet(ReidNetwork):
         spatial_attention: Literal["none", "sa1", "sa2", "sa1+sa2"] = "sa2",
         normalization: Literal["sum", "softmax"] = "sum",
         feature_dim: int | None = 256,
-        global_bottleneck: bool = False,
+        part_classifiers: bool = True,
         dropout: float = 0.5,
         last_stride: int = 1,
         pretrained: bool | str | Path = False,
@@ -78,12 +78,8 @@ class PFSANet(ReidNetwork):
             raise ReidError(
                 f"num_classes is {num_classes} and parts is {parts}: at least 1 and at least 0 were expected."
             )
-        shared_conv = parts > 0 or global_bottleneck
-        if feature_dim is None and (shared_conv or deep_supervision):
-            raise ReidError(
-                "feature_dim is None, but parts, deep_supervision and global_bottleneck need a number, "
-                "such as 256."
-            )
+        if feature_dim is None and (parts or deep_supervision):
+            raise ReidError("feature_dim is None, but parts and deep_supervision need a number, such as 256.")
         trunk = build_trunk(backbone, last_stride=last_stride, pretrained=pretrained)
         self.stem, self.layer1, self.layer2, self.layer3, self.layer4 = trunk[:5]
         channels = trunk.channels[3]
@@ -93,14 +89,16 @@ class PFSANet(ReidNetwork):
 
         self.final = nn.Identity()  # lets tools that hook a layer see the map that is pooled
         self.bottleneck = None  # shared by all parts
-        if shared_conv:
+        if parts:
             conv = nn.Conv2d(channels, feature_dim, 1, bias=False)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             self.bottleneck = nn.Sequential(
                 nn.Dropout(dropout), conv, nn.BatchNorm2d(feature_dim), nn.ReLU(inplace=True)
             )
-        self.part_classifiers = nn.ModuleList(classifier(feature_dim, num_classes) for _ in range(parts))
-        self.global_classifier = classifier(feature_dim if shared_conv else channels, num_classes)
+        self.part_classifiers = nn.ModuleList(
+            classifier(feature_dim, num_classes) for _ in range(parts if part_classifiers else 0)
+        )
+        self.global_classifier = classifier(feature_dim if parts else channels, num_classes)
 
         # These convolutions keep PyTorch's default initial values, as in the released code.
         self.supervision_convs = nn.ModuleDict()
@@ -133,7 +131,7 @@ class PFSANet(ReidNetwork):
 
         pooled = stripe_pool(x, max(self.parts, 1))  # (B, 2048, 6, 1)
         features = pooled if self.bottleneck is None else self.bottleneck(pooled)  # (B, 256, 6, 1)
-        part_features = list(features.flatten(2).unbind(2)) if self.parts else []
+        part_features = features.flatten(2).unbind(2) if len(self.part_classifiers) else ()
         head_embeddings = [*part_features, features.mean((2, 3)), *supervised]
         classifiers = [*self.part_classifiers, self.global_classifier, *self.supervision_classifiers.values()]
         logits = [head(embedding) for head, embedding in zip(classifiers, head_embeddings, strict=True)]

@@ -12,9 +12,11 @@ from scipy.spatial.distance import pdist
 
 from reidlib.config import run_of
 from reidlib.datasets.types import ReidDataset
-from reidlib.evaluation.embedding import embed
-from reidlib.evaluation.ranking import rank
+from reidlib.devices import autocast
+from reidlib.evaluation.embedding import embed, embed_test_set
+from reidlib.evaluation.ranking import people_and_cameras, rank
 from reidlib.evaluation.scoring import per_query, rerank
+from reidlib.evaluation.shared_ranks import average_precision_with_shared_ranks
 from reidlib.experiment import Experiment
 from reidlib.images.augmentation import TrainingImages, draw_augmentation, enlarged_size
 from reidlib.images.decoding import load_images, load_sizes
@@ -25,10 +27,12 @@ from reidlib.progress import track_progress
 from reidlib.run import Run
 from reidlib.show.text import NOT_RUN, p_value, points
 from reidlib.statistics import hits, holm, interval_columns, paired_difference, seed_summary
-from reidlib.switches import SIDES, SWITCHES, Switch
-from reidlib.training.epoch import augmentation_chances
+from reidlib.switches import RELEASED, SWITCHES, Switch
+from reidlib.training.epoch import augmentation_of
 from reidlib.training.objective import loss_terms
+from reidlib.training.records import OF_EMBEDDINGS
 
+SAME_HERE = "the same with these settings"  # of the profile or the call, which make both sides one run
 NOISE = "branch-order"  # the switch that changes nothing but the random draws
 BATCH = 16  # images in the untrained comparison: ResNet-50's gradients at 384 × 128 then fit into memory
 _Weights = Mapping[str, torch.Tensor]  # a state dict
@@ -40,24 +44,29 @@ _Weights = Mapping[str, torch.Tensor]  # a state dict
 def untrained_effects(
     runs: Mapping[str, Run], dataset: ReidDataset, *, cache: Path, images: int = 64, seed: int = 0
 ) -> pd.DataFrame:
-    """Compares both sides of each switch that changes training, on the same weights: gradients and distances.
+    """Compares the sides of each switch that changes training, on the same weights: gradients and distances.
 
     The weights are those of the finished run of the switch's row. Parameters that only one side has keep
-    their random start. Both sides get the same batch, augmentation and start vectors, in float32 and with
-    every loss term active. Dropout is off: with different layers the random streams would differ, and that
-    noise exceeds most effects.
+    their random start. Both sides get the same batch, augmentation and start vectors, in float32 (unless the
+    switch is about that) and with every loss term active. Dropout is off: with different layers the random
+    streams would differ, and that noise exceeds most effects. Switches of the schedule change no single step
+    and are left out.
 
     Args:
         runs: row → its finished run.
         images: number of query images whose distances are compared.
 
     Returns:
-        One row per switch: paper, number, name, what; loss_written, loss_released; gradient_cosine, between
-        the sides' gradients over the parameters that both have; gradient_ratio of their norms (written /
-        released); distance_change, the relative root-mean-square change of the distances between query
-        images.
+        One row for each side that is not the released one: paper, number, name, side, what; loss_written and
+        loss_released, of that side and the released one; gradient_cosine, between their gradients over the
+        parameters that both have; gradient_ratio of their norms (that side / released); distance_change, the
+        relative root-mean-square change of the distances between query images.
     """
-    chosen = [switch for switch in SWITCHES if switch.effect == "training" and switch.base in runs]
+    chosen = [
+        switch
+        for switch in SWITCHES
+        if switch.effect == "training" and switch.base in runs and not switch.of_schedule
+    ]
     bases = dict.fromkeys(switch.base for switch in chosen)
     weights = {base: runs[base].model().state_dict() for base in bases}
     of_rows = {
@@ -68,17 +77,31 @@ def untrained_effects(
     with track_progress(len(chosen), "switches", "switch") as bar:
         for switch in chosen:
             base, own = switch.base, runs[switch.base].experiment
-            experiments = [replace(own, **switch.side(side)) for side in SIDES]
-            steps = [
-                of_rows[base]
-                if experiment == own
-                else TrainingStep(experiment, weights[base], dataset, cache, images, seed)
-                for experiment in experiments
-            ]
-            names = {"paper": switch.paper, "number": switch.number, "name": switch.name, "what": switch.what}
-            rows.append({**names, **compare_steps(*steps)})
+            steps = {}
+            for name, side in switch.sides.items():
+                experiment = replace(own, **side.settings)
+                steps[name] = (
+                    of_rows[base]
+                    if experiment == own
+                    else TrainingStep(experiment, weights[base], dataset, cache, images, seed)
+                )
+            for other in switch.others:
+                rows.append({**names_of(switch, other), **compare_steps(steps[other], steps[RELEASED])})
             bar.update(1)
     return pd.DataFrame(rows)
+
+
+def names_of(switch: Switch, side: str) -> dict[str, str]:
+    """The columns that name a side's comparison with the released one."""
+    what = switch.what if len(switch.others) == 1 else f"{switch.what}: {side.replace('-', ' ')}"
+    return {
+        "paper": switch.paper,
+        "number": switch.number,
+        "name": switch.name,
+        "side": side,
+        "what": what,
+        "base": switch.base,
+    }
 
 
 class TrainingStep:
@@ -107,7 +130,7 @@ class TrainingStep:
         rows = rows[:BATCH]  # whole people, if batches are people × images
         decoded = load_sizes(dataset.train.paths, [size, enlarged_size(*size)], cache=cache)
         drawn = draw_augmentation(
-            len(rows), *size, torch.Generator().manual_seed(seed), **augmentation_chances(experiment)
+            len(rows), *size, torch.Generator().manual_seed(seed), **augmentation_of(experiment)
         )
         batch = TrainingImages(*decoded, torch.device("cpu")).batch(rows, drawn)
         # Evaluated first: the training step changes the statistics of batch normalisation.
@@ -119,9 +142,11 @@ class TrainingStep:
             if isinstance(module, torch.nn.Dropout | torch.nn.Dropout2d):
                 module.eval()
         epoch = max(experiment.epochs, experiment.of_start_epoch)
-        terms = loss_terms(
-            experiment, network, network(batch), torch.from_numpy(dataset.train_labels[rows]), epoch
-        )
+        # Only the switch of the precision asks for bfloat16; "auto" counts as float32 here.
+        precision = "bfloat16" if experiment.precision == "bfloat16" else "float32"
+        with autocast(precision, torch.device("cpu")):
+            output = network(batch)
+        terms = loss_terms(experiment, network, output, torch.from_numpy(dataset.train_labels[rows]), epoch)
         loss = sum(terms.values())
         self.loss = loss.item()
         names, parameters = zip(*network.named_parameters(), strict=True)
@@ -139,9 +164,9 @@ def compare_steps(written: TrainingStep, released: TrainingStep) -> dict[str, fl
     ]
 
     def product(one: TrainingStep, two: TrainingStep) -> float:
-        return sum(
-            torch.dot(one.gradients[name].flatten(), two.gradients[name].flatten()).item() for name in shared
-        )
+        # In float64: some effects are smaller than the rounding of float32.
+        pairs = ((one.gradients[name], two.gradients[name]) for name in shared)
+        return sum(torch.dot(a.flatten().double(), b.flatten().double()).item() for a, b in pairs)
 
     norms = [product(step, step) ** 0.5 for step in (written, released)]
     change = np.linalg.norm(written.distances - released.distances) / np.linalg.norm(released.distances)
@@ -194,8 +219,10 @@ def trained_effects(
     seeds: Sequence[int],
     profile: str,
     overrides: Mapping[str, Any] | None = None,
+    *,
+    cache: Path,
 ) -> pd.DataFrame:
-    """The difference in scores, as written minus as released, for every switch that changes scores.
+    """The difference in scores, each other side minus the released one, for every switch that changes scores.
 
     Both sides of a seed are scored on the same queries. The differences per query are averaged over the seeds
     that have both sides; interval and p are those of `paired_difference` over people. map_by_seed shows how
@@ -204,9 +231,11 @@ def trained_effects(
     Args:
         runs: the finished runs of rows and variants; runs on other data are ignored.
         overrides: settings that replace the profile's in every run.
+        cache: folder of decoded images and embeddings.
 
     Returns:
-        One row per switch: paper, number, name, what, base; seeds (how many have both sides); rank1 and map
+        One row for each side: paper, number, name, side, what, base; seeds (how many have both sides); rank1
+        and map
         of the released side (fractions, means over seeds); rank1_difference, map_difference, each with _low
         and _high (95 %); map_by_seed (list); p (two-sided, of mAP, Holm-corrected over the rows that were
         run); verdict (see `_verdict`). NaN if a side was not run.
@@ -214,20 +243,12 @@ def trained_effects(
     rows, known = [], {(run.method, run.seed): run for run in runs if run.is_of(dataset)}
     chosen = [switch for switch in SWITCHES if switch.effect in ("training", "evaluation")]
     for switch in chosen:
-        pairs = [
-            sides
-            for seed in seeds
-            if (sides := _sides(known, dataset, switch, seed, profile, overrides or {}))
-        ]
-        row = {
-            "paper": switch.paper,
-            "number": switch.number,
-            "name": switch.name,
-            "what": switch.what,
-            "base": switch.base,
-        }
-        rows.append({**row, "seeds": len(pairs), **(_paired(pairs) if pairs else {})})
-    columns = ["paper", "number", "name", "what", "base", "seeds", "rank1", "map"]
+        for side in switch.others:
+            runs_of = _RunsOf(switch, side, profile, overrides or {})
+            pairs = [scores for seed in seeds if (scores := _sides(known, dataset, runs_of, seed, cache))]
+            row = {**names_of(switch, side), "same_run": runs_of.same_run}
+            rows.append({**row, "seeds": len(pairs), **(_paired(pairs) if pairs else {})})
+    columns = ["paper", "number", "name", "side", "what", "base", "same_run", "seeds", "rank1", "map"]
     columns += [f"{key}_difference{bound}" for key in ("rank1", "map") for bound in ("", "_low", "_high")]
     frame = pd.DataFrame(rows, columns=[*columns, "map_by_seed", "p"])
     compared = frame["seeds"] > 0
@@ -245,6 +266,8 @@ def noise_of(effects: pd.DataFrame) -> float:
 
 def _verdict(row: pd.Series, noise: float) -> str:
     """Whether mAP differs: by p over people, beyond the noise, and by the interval over several seeds."""
+    if row["same_run"]:
+        return SAME_HERE
     if not row["seeds"]:
         return NOT_RUN
     if row["name"] == NOISE:
@@ -263,39 +286,52 @@ def _verdict(row: pd.Series, noise: float) -> str:
 _Scores = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
+class _RunsOf:
+    """The rows or variants whose runs show a side of a switch and the released side."""
+
+    def __init__(self, switch: Switch, side: str, profile: str, overrides: Mapping[str, Any]):
+        self.switch, self.side = switch, side
+        self.methods: tuple[str, ...] = ()
+        if switch.effect == "training" and (profile == "paper" or not switch.of_schedule):
+            self.methods = tuple(run_of(switch, name, profile, **overrides) for name in (side, RELEASED))
+        self.same_run = len(set(self.methods)) == 1
+
+
 def _sides(
-    runs: Mapping[tuple[str, int], Run],
-    dataset: ReidDataset,
-    switch: Switch,
-    seed: int,
-    profile: str,
-    overrides: Mapping[str, Any],
+    runs: Mapping[tuple[str, int], Run], dataset: ReidDataset, runs_of: _RunsOf, seed: int, cache: Path
 ) -> tuple[_Scores, _Scores] | None:
-    """The scores of both sides, as written and as released, or None if they cannot be compared."""
+    """The scores of a side and of the released one, or None if they cannot be compared."""
+    switch = runs_of.switch
     if switch.effect == "evaluation":
         run = runs.get((switch.base, seed))
-        return run and tuple(_scores(_ranked_again(run, dataset, switch.side(side))) for side in SIDES)
-    written, released = (runs.get((run_of(switch, side, profile, **overrides), seed)) for side in SIDES)
-    if written is None or released is None:
+        both = (switch.sides[name].settings for name in (runs_of.side, RELEASED))
+        return run and tuple(_scores(_scored_again(run, dataset, settings, cache)) for settings in both)
+    found = [runs.get((method, seed)) for method in runs_of.methods]
+    if None in found or len(set(runs_of.methods)) < 2:
         return None
-    one, two = (run.experiment.as_dict() for run in (written, released))
+    other, released = found
+    one, two = (run.experiment.as_dict() for run in (other, released))
     differ = {name for name in one if name != "method" and one[name] != two[name]}
-    if not differ or not differ <= set(switch.as_written):
+    if not differ or not differ <= set(switch.settings):
         return None
-    return _scores(written.queries), _scores(released.queries)
+    return _scores(other.queries), _scores(released.queries)
 
 
-def _ranked_again(run: Run, dataset: ReidDataset, side: Mapping[str, Any]) -> pd.DataFrame:
+def _scored_again(run: Run, dataset: ReidDataset, settings: Mapping[str, Any], cache: Path) -> pd.DataFrame:
+    """`per_query` of a run's weights under other settings of scoring."""
+    experiment = replace(run.experiment, **settings)
     # Forms of re-ranking only change re-ranked scores.
-    experiment = replace(run.experiment, **{"rerank": True, **side})
-    query, gallery = run.embeddings["query"], run.embeddings["gallery"]
+    reranked = any(name.startswith("rerank_") for name in settings) or settings.get("rerank", False)
+    embeddings = run.embeddings
+    if not OF_EMBEDDINGS.isdisjoint(settings):
+        embeddings = embed_test_set(run.model(), experiment, dataset, cache=cache)
+    query, gallery = embeddings["query"], embeddings["gallery"]
     form = {
         "merge_threshold": experiment.rerank_merge_threshold,
         "half_precision": experiment.rerank_half_precision,
     }
     return per_query(
-        rerank(query, gallery, dataset, **form) if experiment.rerank else rank(query, gallery, dataset),
-        dataset,
+        rerank(query, gallery, dataset, **form) if reranked else rank(query, gallery, dataset), dataset
     )
 
 
@@ -367,3 +403,16 @@ def switch_sentence(effects: pd.DataFrame) -> str:
     if (run["seeds"] == 1).any():
         text += " Where there is one seed of each, how much seeds move a difference is not known."
     return text
+
+
+def ties_sentence(run: Run, dataset: ReidDataset) -> str:
+    """How much mAP changes if gallery images at the same distance share a rank, as in scikit-learn."""
+    shared = average_precision_with_shared_ranks(*run.embeddings.values(), *people_and_cameras(dataset))
+    change = np.abs(shared - run.queries["average_precision"].to_numpy(float))
+    moved = int((change > 1e-6).sum())
+    return (
+        "The released spatial-attention code takes its mAP from scikit-learn, where gallery images at the "
+        f"same distance share a rank. On the embeddings of {run.name} that changes the average precision of "
+        f"{moved} of {np.isfinite(change).sum()} queries, and mAP by "
+        f"{100 * abs(np.nanmean(shared) - run.metrics['map']):.1g} points."
+    )

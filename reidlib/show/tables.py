@@ -30,7 +30,7 @@ from reidlib.show.text import (
     percent_over_seeds,
 )
 from reidlib.statistics import hits, holm, interval_columns, paired_difference
-from reidlib.switches import SWITCHES
+from reidlib.switches import LEFT_OUT, RELEASED, SWITCHES
 
 RunsByDataset = Mapping[str, Sequence[Run]]  # data set → the finished runs of one profile
 
@@ -365,27 +365,46 @@ def methods_table() -> pd.DataFrame:
 
 
 def deviations_table() -> pd.DataFrame:
-    """Every difference between paper and released code, with its settings and the side taken here."""
+    """Every difference between paper and released code, with its settings and the side taken here.
+
+    "as written" holds the sides that are not the released one; where that is another source than the paper,
+    its name comes first.
+    """
     rows = []
     for switch in SWITCHES:
         if switch.number == "all":
             continue
-        pairs = [
-            f"{name}: {switch.as_written[name]!r} / {switch.as_released[name]!r}"
-            for name in switch.as_written
+        row = experiment_for(switch.base)
+        values = [
+            f"{name}: "
+            + " / ".join(
+                repr(switch.sides[side].settings.get(name, getattr(row, name)))
+                for side in (*switch.others, RELEASED)
+            )
+            for name in switch.settings
         ]
-        row = (
-            switch.paper,
-            switch.number,
-            switch.what,
-            switch.written,
-            switch.released,
-            switch.here,
-            "; ".join(pairs) or DASH,
+        others = [
+            ("" if side == "as-written" else f"{side.replace('-', ' ')}: ") + switch.sides[side].words
+            for side in switch.others
+        ]
+        rows.append(
+            (
+                switch.paper,
+                switch.number,
+                switch.what + (f" (weakly sourced: {switch.weak})" if switch.weak else ""),
+                "; ".join(others),
+                switch.sides[RELEASED].words,
+                switch.here,
+                "; ".join(values) or DASH,
+            )
         )
-        rows.append(row)
-    columns = ["paper", "no.", "what", "as written", "as released", "here", "setting: written / released"]
+    columns = ["paper", "no.", "what", "as written", "as released", "here", "setting: the others / released"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def left_out_table() -> pd.DataFrame:
+    """The options of ABD-Net's training guide that this study has no setting for, with the reason."""
+    return pd.DataFrame(LEFT_OUT.items(), columns=["option", "why it is left out"])
 
 
 def spatial_ablation_table(runs: Sequence[Run], seed: int = 0) -> pd.DataFrame:

@@ -9,13 +9,13 @@ import importlib.metadata
 import itertools
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from reidlib.code_digest import Code
-from reidlib.config import METHODS, PROFILES, SETTINGS, TRAINED_SWITCHES, caveats, experiment_for
+from reidlib.config import METHODS, OF_FILES, PROFILES, SETTINGS, caveats, experiment_for, trained_switches
 from reidlib.datasets import DATASET_TITLES, DATASETS
 from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, FileError, digest, file_digest, read_json, write_json
@@ -121,7 +121,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         metavar="SWITCH",
         help="differences between paper and released code to train both sides of: all, none, or some of "
-        f"{', '.join(TRAINED_SWITCHES)} (default: those of the profile, none with --methods)",
+        f"{', '.join(trained_switches('paper'))} (default: those of the profile, none with --methods)",
     )
     add(
         "--checkpoint",
@@ -184,18 +184,19 @@ def checked_request(options: argparse.Namespace) -> Request:
     if options.workers is not None and options.workers < 1:
         raise ConfigError(f"--workers {options.workers}: expected a whole number, 1 or more.")
     overrides = named_values("--set", options.set)
-    if isinstance(overrides.get("pretrained"), str):
-        overrides["pretrained"] = _absolute(overrides["pretrained"])
+    for name in OF_FILES:
+        if overrides.get(name) and isinstance(overrides[name], str):
+            overrides[name] = _absolute(overrides[name])
     request = Request(
         study=open_study(
             options.profile, options.dataset, options.results, checkpoints=bool(options.checkpoint)
         ),
-        methods=tuple(choose("method", method, METHODS) for method in options.methods or profile.methods),
-        seeds=tuple(options.seeds or profile.seeds),
+        methods=_each_once(choose("method", name, METHODS) for name in options.methods or profile.methods),
+        seeds=_each_once(options.seeds or profile.seeds),
         data_root=_absolute(options.data_root) if options.data_root else "",
         data_options=named_values("--data", options.data),
         overrides=overrides,
-        switches=switch_names(options.switches, () if options.methods else profile.switches),
+        switches=switch_names(options.switches, options.profile, () if options.methods else profile.switches),
         checkpoint=_checked_checkpoint(options),
     )
     for name in overrides:
@@ -213,16 +214,31 @@ def checked_request(options: argparse.Namespace) -> Request:
     return request
 
 
-def switch_names(asked: list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+def switch_names(asked: list[str] | None, profile: str, default: tuple[str, ...]) -> tuple[str, ...]:
     """The switches to train: those asked for, or `default` if `asked` is None.
 
     In place of names, `asked` may be ["all"] or ["none"].
+
+    Raises:
+        ConfigError: there is no such switch, or the profile cannot train it.
     """
+    known = trained_switches(profile)
     if asked is None:
         return default
     if asked in (["all"], ["none"]):
-        return TRAINED_SWITCHES if asked == ["all"] else ()
-    return tuple(choose("switch", name, TRAINED_SWITCHES) for name in asked)
+        return known if asked == ["all"] else ()
+    for name in asked:
+        if choose("switch", name, trained_switches("paper")) not in known:
+            raise ConfigError(
+                f"--switches {name} changes the papers' schedule, which the profile {profile} replaces: "
+                "it needs --profile paper."
+            )
+    return _each_once(asked)
+
+
+def _each_once(values: Iterable[Any]) -> tuple[Any, ...]:
+    """The values in their order, without repetitions."""
+    return tuple(dict.fromkeys(values))
 
 
 def named_values(option: str, pairs: list[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -97,12 +98,16 @@ class Learner:
         return dict(zip(values, means, strict=True))
 
 
-def augmentation_chances(experiment: Experiment) -> dict[str, float]:
-    """The probabilities that `draw_augmentation` takes."""
+def augmentation_of(experiment: Experiment) -> dict[str, Any]:
+    """The settings that `draw_augmentation` takes."""
     return {
         "crop": experiment.crop_probability,
         "flip": experiment.flip_probability,
         "erase": experiment.erase_probability,
+        "corners": experiment.crop_corners,
+        "erase_largest": experiment.erase_largest,
+        "erase_fill": experiment.erase_fill,
+        "jitter": experiment.colour_jitter,
     }
 
 
@@ -128,7 +133,7 @@ def train_epoch(learner: Learner, dataset: ReidDataset, images: TrainingImages, 
         experiment.seed,
         number,
     )
-    chances = augmentation_chances(experiment)
+    augmentation = augmentation_of(experiment)
     torch.manual_seed(_mix(experiment.seed, number) + share.rank)  # dropout
     draws = torch.Generator().manual_seed(_mix(experiment.seed, number) + 1)
     # for the start vectors of the power iterations
@@ -156,7 +161,7 @@ def train_epoch(learner: Learner, dataset: ReidDataset, images: TrainingImages, 
             )
             peak_rate = max(peak_rate, rate)
             learner.set_rate(rate)
-            drawn = draw_augmentation(len(rows), *images.size, draws, **chances)
+            drawn = draw_augmentation(len(rows), *images.size, draws, **augmentation)
             part = share.of(len(rows))
             target = on_device(torch.from_numpy(labels[rows]), device)
             full = False

@@ -35,6 +35,7 @@ from reidlib.training.loop import (
     Training,
     best_row,
     environment,
+    initial_model,
     reported_epoch,
     set_determinism,
     steps_in,
@@ -202,8 +203,8 @@ def _parameters(model: torch.nn.Module) -> int:
 def _require_what_it_takes(experiment: Experiment, dataset: ReidDataset, device: torch.device) -> None:
     """Fails early: before decoding images or moving an older run."""
     # Raises for too few classes, or weights that do not fit. On "meta", a network takes no memory.
-    with torch.device("cpu" if experiment.pretrained else "meta"):
-        model_from_experiment(experiment, dataset.num_train_identities)
+    with torch.device("cpu" if experiment.pretrained or experiment.start_from else "meta"):
+        initial_model(experiment, dataset.num_train_identities)
     steps_in(experiment, dataset)  # raises for too few images
     if experiment.processes > 1:
         require_devices(experiment.processes, device)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from reidlib.checkpoints import load_released_checkpoint
 from reidlib.datasets.held_out import split_validation
 from reidlib.datasets.types import ReidDataset
 from reidlib.devices import precision_of
@@ -107,6 +108,20 @@ def steps_in(experiment: Experiment, dataset: ReidDataset) -> int:
     return sum(len(epoch_batches(dataset.train_labels, *sizes, number)) for number in epochs)
 
 
+def initial_model(experiment: Experiment, num_identities: int) -> ReidNetwork:
+    """The network before its first step: random, from a pretrained trunk, or from a whole network's file.
+
+    Raises:
+        ConfigError, CheckpointError: the weights' file does not fit, or cannot be read.
+    """
+    if not experiment.start_from:
+        return model_from_experiment(experiment, num_identities)
+    model = model_from_experiment(replace(experiment, pretrained=False), num_identities)
+    return load_released_checkpoint(
+        model, experiment.start_from, drop_classifiers=not experiment.start_classifiers
+    )
+
+
 def load_training_images(training: Training, device: torch.device) -> TrainingImages:
     """The decoded training set of one run, at the sizes that its augmentation needs."""
     experiment = training.experiment
@@ -172,12 +187,16 @@ def _train_share(share: Share, device: torch.device, training: Training) -> tupl
 
 
 def set_determinism(experiment: Experiment, device: torch.device) -> None:
-    """Makes PyTorch repeat results bit by bit: always on a CPU, on a GPU if the experiment asks for it."""
+    """Makes PyTorch repeat results bit by bit: always on a CPU, on a GPU if the experiment asks for it.
+
+    float32 means float32: convolutions on a GPU do not round to TF32, as they do by default.
+    """
     exact = device.type == "cpu" or experiment.deterministic
     if exact and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic otherwise
     torch.use_deterministic_algorithms(exact)
     torch.backends.cudnn.benchmark = not exact
+    torch.backends.cudnn.allow_tf32 = False
     # It costs time, and only guards against reading uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False
 
@@ -186,7 +205,7 @@ def _new_learner(experiment: Experiment, dataset: ReidDataset, device: torch.dev
     """The run's network before training, with its optimiser; sets determinism and the seed first."""
     set_determinism(experiment, device)
     torch.manual_seed(experiment.seed)
-    model = model_from_experiment(experiment, dataset.num_train_identities)
+    model = initial_model(experiment, dataset.num_train_identities)
     if experiment.sync_batch_norm:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return Learner(experiment, model.to(device, memory_format=torch.channels_last), device, share)

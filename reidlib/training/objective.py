@@ -57,6 +57,7 @@ def loss_terms(
             weight=experiment.of_weight,
             squared=experiment.of_squared,
             smaller_side=experiment.of_smaller_side,
+            factors=of_factors(experiment),
             batch=len(target),
             part=share.of(len(target)),
             **power,
@@ -69,18 +70,23 @@ def loss_terms(
     return terms
 
 
+def of_factors(experiment: Experiment) -> dict[str, float]:
+    """Position of O.F. → its factor, in the order in which start vectors are drawn."""
+    own = {**losses.FEATURE_POSITIONS, "intermediate": experiment.of_intermediate_weight}
+    return {position: own[position] for position in own if position in experiment.of_positions}
+
+
 @torch.no_grad()
 def weighted_loss(experiment: Experiment, output: ReidOutput, target: torch.Tensor) -> torch.Tensor:
-    """0.8 · parts + 0.2 · all other heads: what the released spatial-attention code logs.
+    """0.8 · mean over the parts + 0.2 · mean over all other heads: what the released PFSA code logs.
 
-    That code trains on the plain sum.
+    That code trains on the plain sum. At uniform logits over 751 classes, the logged loss is ln 751 = 6.62.
     """
-    per_head = [
-        losses.cross_entropy([logits], target, label_smoothing=experiment.label_smoothing, reduction="sum")
-        for logits in output.logits
-    ]
-    of_parts, of_others = WEIGHTED_LOG
-    return of_parts * sum(per_head[: experiment.parts]) + of_others * sum(per_head[experiment.parts :])
+    groups = (output.logits[: experiment.parts], output.logits[experiment.parts :])
+    return sum(
+        share * losses.cross_entropy(heads, target, label_smoothing=experiment.label_smoothing)
+        for share, heads in zip(WEIGHTED_LOG, groups, strict=True)
+    )
 
 
 def make_optimizer(experiment: Experiment, model: ReidNetwork) -> torch.optim.Optimizer:

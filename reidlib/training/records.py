@@ -20,11 +20,15 @@ EMBEDDING_CODE = "reidlib.evaluation.embedding"
 RANKING_CODE = "reidlib.evaluation.ranking"  # scores between epochs
 SCORES_CODE = "reidlib.evaluation.scoring"
 
+# The settings of scoring that decide the embeddings.
+OF_EMBEDDINGS = frozenset({"flip_evaluation", "embedding_precision"})
+
 _IN_WORDS = {
     "data": "other images",
     "code": "other code",
     "checkpoint": "another checkpoint",
     "pretrained": "other pretrained weights",
+    "start_from": "other weights to start from",
     "chosen_by": "another choice of the best epoch",
 }
 
@@ -36,8 +40,10 @@ def weights_record(experiment: Experiment, dataset: ReidDataset) -> dict[str, An
         "data": dataset.fingerprints["training"],
         "code": digest_of_code(WEIGHTS_CODE),
     }
-    if isinstance(experiment.pretrained, str):  # the file at this path may change
-        record["pretrained"] = weights_file_digest(Path(experiment.pretrained))
+    for name in ("pretrained", "start_from"):
+        path = getattr(experiment, name)
+        if path and isinstance(path, str):  # the file at this path may change
+            record[name] = weights_file_digest(Path(path))
     if experiment.report_epoch != "last":  # scores decide which weights are the run's
         record["chosen_by"] = scores_between_epochs(experiment, dataset)
         if experiment.report_epoch == "best_on_validation":
@@ -49,6 +55,7 @@ def scores_between_epochs(experiment: Experiment, dataset: ReidDataset) -> dict[
     """What scores of the test set between epochs are made from, besides the weights."""
     return {
         "flip_evaluation": experiment.flip_evaluation,
+        "embedding_precision": experiment.embedding_precision,
         "data": dataset.fingerprints["test"],
         "code": digest_of_code(RANKING_CODE),
     }
@@ -76,7 +83,11 @@ def scores_record(experiment: Experiment, dataset: ReidDataset) -> dict[str, Any
 def same_embeddings(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two records of scores, for the same weights, have the same embeddings."""
     one, two = (
-        (record["settings"]["flip_evaluation"], record["data"], record["embedding_code"])
+        [
+            {name: record["settings"].get(name) for name in OF_EMBEDDINGS},
+            record["data"],
+            record["embedding_code"],
+        ]
         for record in (before, now)
     )
     return one == two
@@ -85,8 +96,9 @@ def same_embeddings(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 def what_differs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The differences between two records, in words; [] if they are of the same run."""
     one, two = ({**record.get("settings", {})} for record in (before, now))
-    if "pretrained" in before and "pretrained" in now:  # two files count by content, wherever they lie
-        one["pretrained"] = two["pretrained"]
+    for name in ("pretrained", "start_from"):
+        if name in before and name in now:  # two files count by content, wherever they lie
+            one[name] = two[name]
     names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
     changed = [f"{name} {one.get(name)!r} → {two.get(name)!r}" for name in names]
     return changed + [words for name, words in _IN_WORDS.items() if before.get(name) != now.get(name)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms
@@ -165,7 +165,8 @@ class Watch(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("resident", [False, True])
-def test_a_batch_is_made_without_waiting_for_the_device(resident, monkeypatch):
+@pytest.mark.parametrize("form", [{}, {"erase_fill": "noise"}, {"jitter": 0.2}])
+def test_a_batch_is_made_without_waiting_for_the_device(resident, form, monkeypatch):
     """On PyTorch's meta device, whose tensors hold no values.
 
     Reading a value raises an error, and so does an operation on tensors of two devices.
@@ -174,7 +175,7 @@ def test_a_batch_is_made_without_waiting_for_the_device(resident, monkeypatch):
     monkeypatch.setattr(augmentation, "fits", lambda size, device: resident)
     images = TrainingImages(noise(9, 32, 16), noise(9, *enlarged_size(32, 16)), meta)
     assert images.plain.device.type == ("meta" if resident else "cpu")
-    drawn = draw_augmentation(8, 32, 16, generator(), crop=0.5, flip=0.5, erase=0.9)
+    drawn = draw_augmentation(8, 32, 16, generator(), crop=0.5, flip=0.5, erase=0.9, **form)
     assert drawn.cropped.any() and drawn.mirrored.any() and drawn.boxes.any()
     images.batch(np.arange(8), drawn)  # the first call makes what later calls reuse
     with Watch() as watch:
@@ -217,6 +218,34 @@ def test_crops_reach_every_corner():
     kinds, counts = np.unique(np.stack([draws.top, draws.left]), axis=1, return_counts=True)
     assert kinds.T.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert stats.chisquare(counts).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("corners", "weights"), [("rounded", [1, 2, 2, 2, 1]), ("uniform", [1] * 5)])
+def test_the_released_crop_rounds_its_corner(corners, weights):
+    """From 32 to 36 pixels there are five positions. Rounding halves the weight of the first and the last."""
+    draws = draw_augmentation(20000, 32, 32, generator(), crop=1, flip=0, erase=0, corners=corners)
+    expected = 20000 * np.array(weights) / sum(weights)
+    for corner in (draws.top, draws.left):
+        counts = torch.bincount(corner, minlength=5).numpy()
+        assert stats.chisquare(counts, expected).pvalue > 1e-4
+
+
+def test_options_that_are_off_draw_no_random_number():
+    """A batch takes the same random numbers as before these options existed."""
+    options = ({}, {"erase_fill": "noise"}, {"jitter": 0.1})
+    generators = [generator(1) for _ in options]
+    draws = [
+        draw_augmentation(6, 32, 16, one, **EVERYTHING, **option)
+        for one, option in zip(generators, options, strict=True)
+    ]
+    assert [(one.noise is None, one.colours is None) for one in draws] == [
+        (True, True), (False, True), (True, False),
+    ]  # fmt: skip
+    by_hand = generator(1)
+    torch.rand(6, 4, generator=by_hand)
+    erase_boxes(6, 32, 16, 0.5, by_hand)
+    same = [torch.equal(one.get_state(), by_hand.get_state()) for one in generators]
+    assert same == [True, False, False]
 
 
 def test_crop_flip_and_erasing_are_drawn_independently_for_each_image():
@@ -293,6 +322,51 @@ def test_a_box_that_does_not_fit_is_drawn_again():
     expected = (h * w)[torch.arange(4000), fits.int().argmax(1)].numpy()
     ours = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2])
     assert stats.ks_2samp(ours, expected).pvalue > 0.01
+
+
+def test_the_spatial_attention_eraser_fills_small_boxes_with_noise():
+    """Area 0.02–0.2, one N(0, 1) number for each pixel and channel, after normalisation."""
+    images = training_images(64, 64, 64)
+    form = {"erase_largest": 0.2, "erase_fill": "noise"}
+    draws = draw_augmentation(64, 64, 64, generator(3), crop=0, flip=0, erase=1, **form)
+    batch, plain = images.batch(range(64), draws).clone(), images.batch(range(64)).clone()
+    top, bottom, left, right = draws.boxes.T
+    area = (bottom - top) * (right - left) / 64**2
+    assert area.max() < 0.2 + 0.02 and area.max() > 0.17 and area.min() < 0.04
+    inside = torch.zeros(64, 64, 64, dtype=torch.bool)
+    for row, (t, b, lt, r) in enumerate(draws.boxes.tolist()):
+        inside[row, t:b, lt:r] = True
+    assert torch.equal(batch.movedim(1, -1)[~inside], plain.movedim(1, -1)[~inside])
+    filled = batch.movedim(1, -1)[inside]  # (pixels, 3)
+    assert stats.kstest(filled.flatten().numpy()[:20000], "norm").pvalue > 1e-3
+    assert np.abs(np.corrcoef(filled.numpy().T) - np.eye(3)).max() < 0.03, "channels are drawn independently"
+    again = images.batch(range(64), draws)
+    assert torch.equal(again, batch), "the noise belongs to the draws"
+    part = images.batch(range(16, 48), draws[slice(16, 48)])
+    assert torch.equal(part, batch[16:48]), "and to its image, whatever the rest of the batch"
+
+
+def test_colour_jitter_multiplies_brightness_contrast_and_saturation():
+    images = training_images(4, 32, 16)
+    draws = draw_augmentation(400, 32, 16, generator(5), crop=0, flip=0, erase=0, jitter=0.2)
+    assert draws.colours.shape == (400, 3)
+    assert draws.colours.min() >= 0.8 and draws.colours.max() <= 1.2
+    assert stats.kstest(draws.colours.flatten().numpy(), stats.uniform(0.8, 0.4).cdf).pvalue > 1e-3
+    one = draw_augmentation(4, 32, 16, generator(5), crop=0, flip=0, erase=0, jitter=0.2)
+    batch = images.batch(range(4), one).clone()
+    for pixels, (brightness, contrast, saturation), changed in zip(
+        images.plain, one.colours.tolist(), batch, strict=True
+    ):
+        image = Image.fromarray(pixels.numpy())
+        for enhancer, factor in (
+            (ImageEnhance.Brightness, brightness),
+            (ImageEnhance.Contrast, contrast),
+            (ImageEnhance.Color, saturation),
+        ):
+            image = enhancer(image).enhance(factor)
+        expected = normalise(torch.from_numpy(np.array(image))[None])[0]
+        step = 1 / 255 / min(IMAGENET_STD)  # one grey level
+        assert (changed - expected).abs().max() < 3.1 * step, "PIL rounds after each of the three"
 
 
 def test_erasing_with_probability_zero_or_one():

@@ -13,10 +13,11 @@ import torch
 from conftest import golden, golden_shapes, released_state
 from torch import nn
 
-from reidlib.checkpoints import load_released_checkpoint
+from reidlib.checkpoints import load_released_checkpoint, released_state_dict_to_ours
 from reidlib.config import METHODS, experiment_for
 from reidlib.errors import ReidError
 from reidlib.models import ABDNet, PFSANet, ReidOutput, build_model, model_from_experiment
+from reidlib.models.attention import PositionAttention
 from reidlib.models.backbone import build_trunk
 from reidlib.models.pfsa import stripe_pool
 from reidlib.torch_files import CheckpointError
@@ -198,10 +199,6 @@ def test_gap_is_a_linear_classifier_on_the_pooled_map():
     torch.testing.assert_close(final, output.feature_maps["layer4"][0] * attention)
     scores = torch.einsum("bchw,kc->bkhw", final, network.global_classifier.weight)
     torch.testing.assert_close(scores.mean((2, 3)) + network.global_classifier.bias, output.logits[0])
-    bottleneck = PFSANet(
-        5, parts=0, deep_supervision=False, spatial_attention="none", global_bottleneck=True, **SMALL
-    ).eval()
-    assert bottleneck(torch.rand(2, 3, 64, 32)).head_embeddings[0].shape == (2, 256)
 
 
 def test_attention_of_deep_supervision_does_not_change_the_embedding():
@@ -355,21 +352,130 @@ def test_a_fixed_number_of_classes():
     assert follows.global_classifier.out_features == 5
 
 
+@pytest.mark.parametrize("method", ["stripes", "stripes+sa1"])
 @torch.no_grad()
-def test_the_ablations_bottleneck_does_not_change_the_test_embedding():
-    """The feature of 256 comes before the classifier; the test embedding is pooled before that feature."""
-    outputs = {}
-    for method in ("gap", "gap-256"):
-        torch.manual_seed(8)
-        outputs[method] = small_model(method).eval()(
-            torch.rand(2, 3, 64, 32, generator=torch.Generator().manual_seed(9))
-        )
-    shapes = {method: output.head_embeddings[0].shape for method, output in outputs.items()}
-    assert shapes == {"gap": (2, 512), "gap-256": (2, 256)}
-    assert torch.equal(outputs["gap-256"].embedding, outputs["gap"].embedding)
-    network = build_model("gap-256", 5)
-    assert network.bottleneck[1].weight.shape == (256, 2048, 1, 1)
-    assert network.global_classifier.weight.shape == (5, 256) and not network.part_classifiers
+def test_the_readmes_ablation_by_hand(method):
+    """Six stripes → shared 1×1 convolution, BN, ReLU → their mean → one classifier.
+
+    The test embedding is the six stripes themselves, each normalised.
+    """
+    network = small_model(method).eval()
+    output = network(torch.rand(2, 3, 192, 32))  # 12 rows in the last map, 2 in each stripe
+    final = output.feature_maps["layer4"][0]
+    if method == "stripes+sa1":
+        final = final * (final.mean(1, keepdim=True) / final.mean(1, keepdim=True).sum((2, 3), keepdim=True))
+    stripes = torch.stack([rows.mean((2, 3)) for rows in final.split(2, 2)], 2)[..., None]
+    feature = network.bottleneck[1:](stripes).mean((2, 3))
+    (logits,) = output.logits
+    torch.testing.assert_close(logits, network.global_classifier(feature))
+    embedding = (stripes / stripes.norm(dim=1, keepdim=True)).flatten(1)
+    torch.testing.assert_close(output.embedding, embedding)
+    full = build_model(method, 751)
+    assert full.bottleneck[1].weight.shape == (256, 2048, 1, 1)
+    assert full.global_classifier.weight.shape == (751, 256) and not full.part_classifiers
+    with torch.inference_mode():
+        assert full.eval()(torch.rand(1, 3, 96, 32)).embedding.shape == (1, 12288)
+
+
+# ---- the options of ABD-Net's training guide
+
+
+@torch.no_grad()
+def test_without_heads_attention_acts_on_the_reduced_stripe():
+    """--abd-dan-no-head: only the heads go, CAM, PAM and the sum conv stay. `before` is a straight line."""
+    network = with_open_gates(small_model("abdnet", attention_heads=False)).eval()
+    branch, images = network.attentive_branch, torch.rand(2, 3, 64, 32)
+    assert {type(module).__name__ for module in branch.heads.values()} == {
+        "ChannelAttention",
+        "PositionAttention",
+    }
+    maps = network(images).feature_maps
+    stripe = maps["before"][1]
+    torch.testing.assert_close(maps["cam"][1], branch.heads["cam"](stripe))
+    torch.testing.assert_close(maps["pam"][1], branch.heads["pam"](stripe))
+    summed = stripe + maps["cam"][1] + maps["pam"][1]
+    torch.testing.assert_close(maps["after"][1], branch.sum_conv(summed))
+    assert branch.heads["pam"].query.weight.shape == (4, 32, 1, 1), "C/8 of the reduced map's channels"
+
+
+def test_a_released_checkpoint_without_heads_is_read():
+    network = ABDNet(5, attention_heads=False, **SMALL_ABDNET)
+    released = {"branches.1.1.reduction.0.weight": torch.zeros(1)}  # tells which branch it is
+    for layer in ("cam_module.gamma", "pam_module.gamma", "pam_module.query_conv.weight",
+                  "pam_module.query_conv.bias", "pam_module.key_conv.weight", "pam_module.key_conv.bias",
+                  "pam_module.value_conv.weight", "pam_module.value_conv.bias"):  # fmt: skip
+        released[f"branches.1.1.{layer}"] = torch.zeros(1)
+    ours = {name for name in network.state_dict() if name.startswith("attentive_branch.heads.")}
+    assert set(released_state_dict_to_ours(network, released)) == {
+        *ours,
+        "attentive_branch.reduction.0.weight",
+    }
+
+
+@pytest.mark.parametrize("modules", [{"cam": True}, {"pam": True}])
+@torch.no_grad()
+def test_one_attention_module_alone_in_the_branch(modules):
+    """--abd-dan with one name; the shallow CAM is another option."""
+    network = small_model("baseline", **modules)
+    (name,) = modules
+    assert list(network.attentive_branch.heads) == ["before", name] and network.shallow_cam is None
+    maps = network.eval()(torch.rand(1, 3, 64, 32)).feature_maps
+    assert list(maps) == ["intermediate", "before", name, "after"]
+
+
+@pytest.mark.parametrize("stripes", [1, 3])
+@torch.no_grad()
+def test_any_number_of_stripes(stripes):
+    """--abd-np."""
+    network = small_model("abdnet", stripes=stripes).eval()
+    output = network(torch.rand(1, 3, 96, 32))
+    assert len(output.logits) == 1 + stripes
+    assert output.embedding.shape == (1, 48 + stripes * 32)
+    assert [m.shape[2] for m in output.feature_maps["after"]] == [6 // stripes] * stripes
+
+
+@torch.no_grad()
+def test_global_max_pooling_is_the_global_branchs_alone():
+    """--global-max-pooling."""
+    outputs, images = {}, torch.rand(2, 3, 64, 32)
+    for pooling in ("average", "max"):
+        torch.manual_seed(4)
+        network = small_model("baseline", global_pooling=pooling).eval()
+        outputs[pooling] = network(images)
+    x = network.layer3(network.layer2(outputs["max"].feature_maps["intermediate"][0]))
+    pooled = network.global_branch.layer4(x).flatten(2).max(2).values
+    torch.testing.assert_close(outputs["max"].head_embeddings[0], network.global_branch.fc(pooled))
+    assert not torch.allclose(outputs["max"].logits[0], outputs["average"].logits[0])
+    assert torch.equal(outputs["max"].logits[1], outputs["average"].logits[1])
+
+
+@torch.no_grad()
+def test_the_attentive_branch_alone():
+    network = small_model("baseline", global_branch=False).eval()
+    images = torch.rand(2, 3, 64, 32)
+    output = network(images)
+    assert [head.shape for head in output.head_embeddings] == [(2, 32), (2, 32)]
+    assert output.embedding.shape == (2, 64) and len(network.trunk_modules()) == 5
+    assert not any(name.startswith("global_branch") for name in network.state_dict())
+
+
+@torch.no_grad()
+def test_position_attention_in_the_form_of_the_readers_notes():
+    """Query, key and value: 1×1 convolution without bias, batch normalisation, ReLU, C channels each."""
+    layer = PositionAttention(8, "normalised").eval()
+    layer.gamma.fill_(0.7)
+    x = torch.randn(2, 8, 3, 4)
+    query, key, value = (
+        torch.relu(part[1](torch.einsum("oc,bchw->bohw", part[0].weight[:, :, 0, 0], x))).flatten(2)
+        for part in (layer.query, layer.key, layer.value)
+    )
+    weights = torch.softmax(query.mT @ key, -1)  # (B, N, N)
+    expected = x + 0.7 * (value @ weights.mT).view_as(x)
+    torch.testing.assert_close(layer(x), expected)
+    network = build_model("abdnet", 5, pam_form="normalised")
+    assert network.attentive_branch.heads["pam"].module.query[0].weight.shape == (512, 512, 1, 1)
+    with pytest.raises(ReidError, match="form is 'danet'"):
+        PositionAttention(8, "danet")
 
 
 @pytest.mark.parametrize(
@@ -384,7 +490,7 @@ def test_the_ablations_bottleneck_does_not_change_the_test_embedding():
                 "classes": 751,
             },
         ),
-        ("gap-256", {}),
+        ("stripes", {}),
         ("pfsa", {"classes": 751, "spatial_attention": "sa1+sa2"}),
     ],
 )

@@ -23,7 +23,7 @@ from reidlib.show import switch_effects
 from reidlib.statistics import holm, paired_difference
 from reidlib.study.results import Study
 from reidlib.study.runs import finished_runs
-from reidlib.switches import SIDES, SWITCHES
+from reidlib.switches import RELEASED, SWITCHES
 from reidlib.training import fit
 
 TINY = {
@@ -59,7 +59,7 @@ def runs(study, dataset):
             study.run(method, 0),
             cache=study.cache,
         )
-        for method in ("abdnet", "pfsa")
+        for method in ("abdnet", "pfsa", "baseline")
     }
 
 
@@ -104,14 +104,15 @@ def row_of(effects, name):
 
 
 def sides_of(runs, name):
-    """The experiments of both sides, as written and as released."""
+    """The experiments of both sides, the other one and the released one."""
     switch = BY_NAME[name]
-    return [replace(runs[switch.base].experiment, **switch.side(side)) for side in SIDES]
+    (other,) = switch.others
+    own = runs[switch.base].experiment
+    return [replace(own, **switch.sides[side].settings) for side in (other, RELEASED)]
 
 
 def terms_of(seen, experiment):
-    (terms,) = [terms for one, terms in seen if one == experiment]
-    return terms
+    return next(terms for one, terms in seen if one == experiment)
 
 
 def network_of(run, experiment):
@@ -121,30 +122,45 @@ def network_of(run, experiment):
     )
 
 
-def test_every_trained_switch_is_compared_once_and_every_side_computed_once(effects, seen):
-    assert effects["name"].tolist() == [switch.name for switch in SWITCHES if switch.effect == "training"]
+def test_every_side_is_compared_once_with_the_released_one(effects, runs, seen):
+    assert list(zip(effects["name"], effects["side"], strict=True)) == [
+        (switch.name, side)
+        for switch in SWITCHES
+        if switch.effect == "training" and not switch.of_schedule
+        for side in switch.others
+    ]
     experiments = [experiment for experiment, _ in seen]
-    assert len(set(experiments)) == len(experiments)
+    for run in runs.values():
+        assert experiments.count(run.experiment) == 1, "the row itself is computed once for all its switches"
     assert not effects.isna().any().any()
 
 
+NOTHING_IN_A_STEP = (
+    ("report-epoch", "as-written"), ("baseline-form", "without-warm-up"), ("dropout", "as-logged"),
+)  # fmt: skip
+
+
 def test_a_switch_that_changes_no_step_shows_no_effect(effects):
-    """The switch report-epoch changes nothing in a training step."""
-    row = row_of(effects, "report-epoch")
-    assert row["loss_written"] == row["loss_released"]
-    assert (row["gradient_cosine"], row["gradient_ratio"]) == pytest.approx((1, 1), rel=0, abs=1e-12)
-    assert row["distance_change"] == 0
+    """The epoch reported, the warm-up and dropout (which is off here) change nothing in a training step."""
+    changed = effects.set_index(["name", "side"])
+    for index in NOTHING_IN_A_STEP:
+        row = changed.loc[index]
+        assert row["loss_written"] == row["loss_released"]
+        assert (row["gradient_cosine"], row["gradient_ratio"]) == pytest.approx((1, 1), rel=0, abs=1e-12)
+        assert row["distance_change"] == 0
 
 
 def test_every_other_switch_has_an_effect(effects):
     for _, row in effects.iterrows():
-        if row["name"] not in ("report-epoch", "branch-order"):
+        if (row["name"], row["side"]) not in (*NOTHING_IN_A_STEP, ("branch-order", "as-written")):
             assert row["loss_written"] != row["loss_released"], row["name"]
-            assert row["gradient_cosine"] < 1 - 1e-9 or abs(row["gradient_ratio"] - 1) > 1e-6, row["name"]
+            assert row["gradient_cosine"] < 1 - 1e-9 or abs(row["gradient_ratio"] - 1) > 1e-8, row["name"]
 
 
 def test_losses_are_the_sums_of_all_terms(effects, runs, seen):
-    for name in effects["name"]:
+    for name in [switch.name for switch in SWITCHES if len(switch.others) == 1]:
+        if name not in set(effects["name"]):
+            continue
         row, sides = row_of(effects, name), sides_of(runs, name)
         for key, experiment in zip(("loss_written", "loss_released"), sides, strict=True):
             terms = terms_of(seen, experiment)
@@ -207,13 +223,18 @@ def test_the_order_of_the_branches_has_no_effect_on_the_same_weights(effects):
 
 
 def test_only_switches_of_the_network_change_distances(effects):
-    changes = effects.set_index("name")["distance_change"]
+    baselines = effects[effects["name"] == "baseline-form"].set_index("side")["distance_change"]
+    assert baselines["without-warm-up"] == 0 and baselines["one-branch"] > 1e-4
+    changes = effects[effects["name"] != "baseline-form"].set_index("name")["distance_change"]
     still = [
+        "crop", "crop-corners", "intermediate-weight", "precision", "dropout",
         "ow-reach", "ow-factor", "of-squared", "eigenvalues", "of-smaller-side", "report-epoch",
         "augmentation", "classes", "erasing",
         "sa-normalization",  # of SA₂, which only changes training: it is not in the embedding
     ]  # fmt: skip
-    moving = ["cam-sign", "before-head", "attention-per-stripe", "sa1", "all-of-abdnet", "all-of-pfsa"]
+    moving = [
+        "cam-sign", "before-head", "attention-per-stripe", "sa1", "all-of-abdnet", "all-of-pfsa", "pam-form",
+    ]  # fmt: skip
     assert (changes[still] < 1e-6).all(), changes[still]
     assert (changes[moving] > 1e-4).all(), changes[moving]
     assert set(still) | set(moving) | {"branch-order"} == set(changes.index)
@@ -331,10 +352,18 @@ def crowd():
     )
 
 
-def compared(study, dataset, seeds=(0,), overrides=None):
-    """`trained_effects` of everything that the study has run."""
+WITHOUT_FILES = ("embedding-precision",)  # switches that need the weights, which made-up runs do not have
+
+
+def compared(study, dataset, seeds=(0,), overrides=None, without=WITHOUT_FILES):
+    """`trained_effects` of everything that the study has run, without some switches."""
     runs = finished_runs(study, variants=True)
-    return switch_effects.trained_effects(runs, dataset, seeds, study.profile, overrides)
+    with pytest.MonkeyPatch.context() as patch:
+        shown = tuple(switch for switch in SWITCHES if switch.name not in without)
+        patch.setattr(switch_effects, "SWITCHES", shown)
+        return switch_effects.trained_effects(
+            runs, dataset, seeds, study.profile, overrides, cache=study.cache
+        )
 
 
 def of(effects, name):
@@ -342,15 +371,23 @@ def of(effects, name):
 
 
 def test_without_runs_every_switch_is_not_run(made_up, crowd):
-    effects = compared(made_up, crowd, [0, 1])
-    shown = [switch for switch in SWITCHES if switch.effect in ("training", "evaluation")]
-    assert effects["name"].tolist() == [switch.name for switch in shown]
-    assert effects["base"].tolist() == [switch.base for switch in shown]
-    assert set(effects["base"]) == {"abdnet", "pfsa"}
+    effects = compared(made_up, crowd, [0, 1], without=())
+    shown = [
+        (switch.name, side, switch.base)
+        for switch in SWITCHES
+        if switch.effect in ("training", "evaluation")
+        for side in switch.others
+    ]
+    assert list(effects[["name", "side", "base"]].itertuples(index=False, name=None)) == shown
+    assert set(effects["base"]) == {"abdnet", "baseline", "pfsa"}
     assert (effects["seeds"] == 0).all()
     assert effects[["rank1", "map", "map_difference", "map_by_seed", "p"]].isna().all().all()
     table = switch_effects.switch_table(effects)
+    told = table.pop("verdict")
     assert set(table.iloc[:, 3:].to_numpy().ravel()) == {"not run"}
+    same = told[told != "not run"]
+    assert effects.loc[same.index, "side"].tolist() == ["without-warm-up"], "demo never warms up"
+    assert set(same) == {"the same with these settings"}
     assert "nothing can be said" in switch_effects.switch_sentence(effects)
 
 
@@ -548,9 +585,9 @@ def test_forms_of_reranking_are_compared_even_if_runs_are_not_reranked(made_up, 
 
 def test_the_study_of_real_runs(study, dataset, runs):
     """Runs of `fit` can be read. They have one side of the trained switches and both of the others."""
-    effects = compared(study, dataset, overrides=TINY)
+    effects = compared(study, dataset, overrides=TINY, without=())
     both = effects[effects["seeds"] > 0]
-    assert both["name"].tolist() == ["reranking", "reranking-python2"]
+    assert both["name"].tolist() == ["embedding-precision", "reranking", "reranking-python2"]
     assert of(effects, "reranking")["map"] == pytest.approx(runs["pfsa"].metrics["map"])
     difference = runs["pfsa"].metrics["reranked"]["map"] - runs["pfsa"].metrics["map"]
     assert of(effects, "reranking")["map_difference"] == pytest.approx(difference)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import run_all
 from reidlib.code_digest import Code
-from reidlib.config import METHODS, PROFILES, TRAINED_SWITCHES, run_of
+from reidlib.config import METHODS, PROFILES, run_of, trained_switches
 from reidlib.files import REPOSITORY
 from reidlib.report import outside_references
 from reidlib.settings import ConfigError
@@ -23,7 +23,7 @@ from reidlib.study import command_line
 from reidlib.study.command_line import Request
 from reidlib.study.results import open_study
 from reidlib.study.steps import Step
-from reidlib.switches import SIDES, SWITCHES
+from reidlib.switches import SWITCHES
 
 
 def call(*arguments, cwd=REPOSITORY, **options):
@@ -76,6 +76,11 @@ def folder(tmp_path):
         (["--switches", "all", "ow-reach"], "Unknown switch 'all'"),
         (["--switches", "reranking"], "Unknown switch 'reranking'"),  # this switch needs no training
         (["--switches"], "argument --switches: expected at least one argument"),
+        (
+            ["--switches", "epochs"],
+            "--switches epochs changes the papers' schedule, which the profile demo replaces: it needs "
+            "--profile paper.",
+        ),
         (
             ["--switches", "report-epoch", "--set", "score_test_every=0"],
             "report_epoch = 'best_on_test' needs score_test_every",
@@ -165,15 +170,14 @@ def test_switches_add_their_sides_for_every_seed_before_the_comparison():
 
 
 def test_full_study_with_all_switches_and_with_none():
-    steps = plan(*TRAINED_SWITCHES, methods=tuple(METHODS), seeds=(0,))
-    sides = {
-        run_of(switch, side, "full") for switch in SWITCHES if switch.effect == "training" for side in SIDES
-    }
+    steps = plan(*trained_switches("full"), methods=tuple(METHODS), seeds=(0,))
+    trained = [switch for switch in SWITCHES if switch.name in trained_switches("full")]
+    sides = {run_of(switch, side, "full") for switch in trained for side in switch.sides}
     assert {f"10_train/{method}-seed0" for method in {*METHODS, *sides}} == {
         name for name in steps if name.startswith("10_train")
     }
-    assert len(sides - set(METHODS)) == len(TRAINED_SWITCHES), (
-        "one variant a switch; augmentation has two, sa1 is a row"
+    assert len(sides - set(METHODS)) == len(trained) + 1, (
+        "one variant a switch; augmentation and precision have two, sa1 is a row"
     )
     assert "pfsa+sa1" in sides
     assert {f"10_train/{method}-seed0" for method in sides} <= set(steps["22_paper_vs_code"].needs)
@@ -181,17 +185,25 @@ def test_full_study_with_all_switches_and_with_none():
     assert plan(methods=("gap",))["22_paper_vs_code"].needs == ("01_data",)
 
 
+def test_what_is_named_twice_is_run_once(tmp_path):
+    asked = ["--seeds", "1", "0", "1", "--methods", "gap", "baseline", "gap", "--results", str(tmp_path)]
+    request = command_line.checked_request(command_line.parse(asked))
+    assert (request.seeds, request.methods) == ((1, 0), ("gap", "baseline"))
+
+
 def test_a_setting_for_every_run_adds_no_variant():
     assert set(plan("ow-factor", overrides={"ow_factor": 1.0})) == set(plan())
 
 
 def test_names_of_switches():
-    assert command_line.switch_names(None, ("ow-reach",)) == ("ow-reach",), "the profile's"
-    assert command_line.switch_names(["none"], ("ow-reach",)) == ()
-    assert command_line.switch_names(["all"], ()) == TRAINED_SWITCHES
-    assert command_line.switch_names(["sa1", "ow-reach"], ()) == ("sa1", "ow-reach")
+    assert command_line.switch_names(None, "demo", ("ow-reach",)) == ("ow-reach",), "the profile's"
+    assert command_line.switch_names(["none"], "demo", ("ow-reach",)) == ()
+    for profile in ("demo", "paper"):
+        assert command_line.switch_names(["all"], profile, ()) == trained_switches(profile)
+    assert command_line.switch_names(["sa1", "ow-reach", "sa1"], "demo", ()) == ("sa1", "ow-reach")
+    assert command_line.switch_names(["epochs"], "paper", ()) == ("epochs",)
     with pytest.raises(ConfigError, match="Unknown switch 'none'"):
-        command_line.switch_names(["none", "sa1"], ())
+        command_line.switch_names(["none", "sa1"], "demo", ())
 
 
 @pytest.mark.parametrize(
@@ -401,11 +413,14 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
     switches = pd.read_csv(study.tables / "switches.csv", dtype=str).set_index("what")["verdict"]
     compared = {
         "convolutions that O.W. reaches",
+        "precision of the test embeddings",
         "scores published",
         "overlap at which re-ranking merges neighbourhoods",
     }
-    assert set(switches.index[switches != "not run"]) == compared, (
-        "one switch is trained, two need no training"
+    same = "the same with these settings"
+    assert set(switches.index[switches == same]) == {"what Table 1's Baseline (XE) is: without warm up"}
+    assert set(switches.index[~switches.isin(["not run", same])]) == compared, (
+        "one switch is trained, three need no training"
     )
 
     executed = sorted(study.notebooks.rglob("*.ipynb"))

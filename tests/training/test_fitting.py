@@ -39,7 +39,9 @@ from reidlib.study.command_line import Request
 from reidlib.study.results import MissingRunError, Study
 from reidlib.study.runs import finished_runs, load_run
 from reidlib.study.steps import select
+from reidlib.torch_files import CheckpointError
 from reidlib.training import DivergedError, epoch, fit, fitting, loop, run_folder
+from reidlib.training.loop import initial_model
 from reidlib.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("steady")
@@ -454,6 +456,58 @@ def test_the_same_pretrained_weights_at_another_path_make_the_same_run(
     again = fit(tiny(pretrained=str(second), epochs=1), dataset, folder, cache=cache)
     assert again.experiment.pretrained == str(second) and "superseded" not in capsys.readouterr().out
     assert read_json(folder / "weights.json")["made_from"]["settings"]["pretrained"] == str(second)
+
+
+# ------------------------------------------------------------------- training on from a whole network's file
+
+
+@pytest.fixture
+def released_file(tmp_path):
+    """A file like the projects' released weights, of nine people."""
+    torch.manual_seed(3)
+    network = model_from_experiment(tiny(classes=9), 0)
+    path = tmp_path / "model.pth.tar"
+    torch.save({"state_dict": network.state_dict(), "epoch": 60}, path)
+    return path, network.state_dict()
+
+
+def test_a_run_starts_from_a_file(dataset, cache, tmp_path, released_file):
+    """PFSA's --resume and ABD-Net's --load-weights: a learning rate of almost 0 leaves the file's weights."""
+    path, state = released_file
+    people = dataset.num_train_identities
+    start = {"start_from": str(path), "start_classifiers": False, "pretrained": True}  # no download
+    first = initial_model(tiny(**start), people).state_dict()
+    for name, value in first.items():
+        if "classifier" in name:
+            assert value.shape[0] == people
+        else:
+            assert torch.equal(value, state[name])
+    experiment = tiny(**start, epochs=1, learning_rate=1e-12, weight_decay=0.0)
+    run = fit(experiment, dataset, tmp_path / "baseline-seed0", cache=cache)
+    trained = dict(run.model().named_parameters())
+    moved = max((trained[name] - state[name]).abs().max().item() for name in trained if "class" not in name)
+    assert moved < 1e-9
+    record = run.made_from["weights"]
+    assert record["start_from"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_of_other_people_is_refused_before_anything_is_written(
+    dataset, cache, tmp_path, released_file
+):
+    folder = tmp_path / "baseline-seed0"
+    with pytest.raises(CheckpointError, match=r"classifier\.weight \(9, 16\) instead of"):
+        fit(tiny(start_from=str(released_file[0])), dataset, folder, cache=cache)
+    assert not folder.exists() or names(folder) == []
+
+
+def test_another_file_to_start_from_makes_another_run(dataset, cache, tmp_path, released_file, capsys):
+    path, state = released_file
+    start = {"start_from": str(path), "start_classifiers": False, "epochs": 1}
+    folder = tmp_path / "baseline-seed0"
+    fit(tiny(**start), dataset, folder, cache=cache)
+    torch.save({"state_dict": {name: value + 0 for name, value in state.items()}, "epoch": 61}, path)
+    fit(tiny(**start), dataset, folder, cache=cache)
+    assert "other weights to start from" in capsys.readouterr().out
 
 
 def test_other_images_make_another_run(tmp_path, capsys):

@@ -155,12 +155,17 @@ def test_orthogonal_weights_reach_the_convolutions_of_the_setting(monkeypatch, r
     assert given == [(count, 1e-3)]
 
 
+FACTORS = {"intermediate": 0.01, "before": 1.0, "cam": 1.0, "pam": 1.0, "after": 1.0}
+
+
 @pytest.mark.parametrize(
     ("switches", "features", "weights"),
     [
         ({}, {}, {}),
         ({"of_squared": True}, {"squared": True}, {}),
         ({"of_smaller_side": True}, {"smaller_side": True}, {}),
+        ({"of_intermediate_weight": 1.0}, {"factors": {**FACTORS, "intermediate": 1.0}}, {}),
+        ({"of_positions": ("after", "pam")}, {"factors": {"pam": 1.0, "after": 1.0}}, {}),
         ({"ow_factor": 1.0}, {}, {"factor": 1.0}),
         ({"eigenvalues": "norm_ratio"}, {"estimator": "norm_ratio"}, {"estimator": "norm_ratio"}),
         ({"power_steps": 3}, {"iterations": 3}, {"iterations": 3}),
@@ -186,7 +191,7 @@ def test_switches_reach_the_penalties(monkeypatch, switches, features, weights):
     torch.manual_seed(11)
     terms = loss_terms(experiment, model, output, torch.arange(8) % 4, 0)
     released = {"estimator": "rayleigh", "iterations": 1, "generator": None}
-    whole = {"batch": 8, "part": slice(0, 8)}
+    whole = {"batch": 8, "part": slice(0, 8), "factors": FACTORS}
     expected_features = {
         "weight": 1e-6,
         "squared": False,
@@ -209,8 +214,8 @@ def test_switches_reach_the_penalties(monkeypatch, switches, features, weights):
     assert torch.equal(terms["orthogonal_features"], of) and torch.equal(terms["orthogonal_weights"], ow)
     plain = value({"weight": 1e-3}, {"weight": 1e-6})
     assert torch.equal(of, plain[0]) == (not features)
-    # With smaller_side, start vectors have another length, so all later random numbers differ.
-    if set(features) != {"smaller_side"}:
+    # With smaller_side or fewer positions other start vectors are drawn, so all later random numbers differ.
+    if "smaller_side" not in features and len(expected_features["factors"]) == len(FACTORS):
         assert torch.equal(ow, plain[1]) == (not weights)
     if weights == {"factor": 1.0}:
         assert ow.item() == pytest.approx(plain[1].item() / 10)
@@ -234,7 +239,7 @@ def test_features_are_penalised_from_the_papers_epoch_on():
 
 
 def test_weighted_loss_by_hand():
-    """0.8 · parts + 0.2 · others, of cross-entropies in nats.
+    """0.8 · mean of the parts + 0.2 · mean of the others, of cross-entropies in nats.
 
     The heads are 2 parts, the global head and three of deep supervision.
     """
@@ -246,10 +251,26 @@ def test_weighted_loss_by_hand():
 
     chances = (0.5, 0.25, 0.125, 0.5, 0.5, 0.0625)
     output = fake_output()._replace(logits=[head(chance) for chance in chances])
-    in_bits = 0.8 * (1 + 2) + 0.2 * (3 + 1 + 1 + 4)
+    in_bits = 0.8 * (1 + 2) / 2 + 0.2 * (3 + 1 + 1 + 4) / 4
     assert weighted_loss(experiment, output, target).item() == pytest.approx(in_bits * math.log(2), rel=1e-6)
     trained = loss_terms(experiment, model_from_experiment(experiment, 2), output, target, 0)
     assert list(trained) == ["cross_entropy"]
     assert trained["cross_entropy"].item() == pytest.approx((3 + 9) * math.log(2), rel=1e-6), (
         "the plain sum is what is trained"
     )
+
+
+def test_the_logged_loss_of_ten_uniform_heads_is_that_of_one():
+    """ln 751 = 6.62, as in the released code's logs. Sums over the heads would give 37.08."""
+    output = fake_output()._replace(logits=[torch.zeros(4, 751)] * 10)
+    logged = weighted_loss(tiny("pfsa", parts=6), output, torch.arange(4)).item()
+    assert logged == pytest.approx(math.log(751), rel=1e-6)
+
+
+def test_label_smoothing_can_be_off():
+    """The guide's --label-smooth is an option: without it the loss is the plain cross-entropy."""
+    target, output = torch.arange(8) % 4, fake_output()
+    experiment = tiny("baseline", label_smoothing=0.0)
+    term = loss_terms(experiment, model_from_experiment(experiment, 5), output, target, 0)["cross_entropy"]
+    by_hand = [-head.log_softmax(1)[torch.arange(8), target].mean() for head in output.logits]
+    assert term.item() == pytest.approx(sum(by_hand).item() / 3, rel=1e-6)

@@ -77,7 +77,9 @@ def checkout(tmp_path, monkeypatch):
         ({"rerank": True}, 0, 0, 1),
         ({"rerank": True, "rerank_merge_threshold": 0.5}, 0, 0, 1),
         ({"bootstrap_resamples": 100}, 0, 0, 1),
+        ({"single_shot": True}, 0, 0, 1),
         ({"flip_evaluation": False}, 0, 1, 1),
+        ({"embedding_precision": "bfloat16"}, 0, 1, 1),
         ({"learning_rate": 2e-3}, EPOCHS, 1, 1),
         ({"seed": 1}, EPOCHS, 1, 1),
         ({"score_test_every": 1}, EPOCHS, 1, 1),
@@ -95,7 +97,8 @@ def test_a_changed_setting_repeats_what_depends_on_it(
     assert same_weights == (epochs == 0 or "score_test_every" in settings)
     if settings.get("rerank"):
         assert run.metrics["reranked"]["map"] > 0 and run.metrics["map"] == finished.metrics["map"]
-    if settings.get("flip_evaluation") is False:
+    assert (run.metrics["single_shot"] is None) == ("single_shot" not in settings)
+    if embedded and not epochs:
         assert not (run.embeddings["query"] == finished.embeddings["query"]).all()
     assert again(experiment, dataset)[1:] == (0, 0, 0), "and then it is finished"
 
@@ -243,7 +246,8 @@ def test_the_record_of_weights_covers_scores_that_choose_them(dataset, checkout)
     ]
     before = [records.weights_record(one, dataset) for one in runs]
     assert [sorted(one.get("chosen_by", {})) for one in before] == [
-        [], [], ["code", "data", "flip_evaluation"], ["code", "flip_evaluation"],
+        [], [], ["code", "data", "embedding_precision", "flip_evaluation"],
+        ["code", "embedding_precision", "flip_evaluation"],
     ]  # fmt: skip
     chosen = ["another choice of the best epoch"]
     for file, old, new, differs in (
@@ -284,7 +288,7 @@ def packages(modules) -> set[str]:
 
 def test_each_record_covers_its_own_folders_and_a_short_list():
     weights, scores = modules_behind(records.WEIGHTS_CODE), modules_behind(records.SCORES_CODE)
-    makes_weights = {"models", "losses", "images", "datasets", "training"}
+    makes_weights = {"models", "losses", "checkpoints", "images", "datasets", "training"}
     assert packages(weights) == makes_weights | {"devices", "torch_files"}
     assert {module for module in weights if "datasets" in module} == {
         "reidlib.datasets.held_out", "reidlib.datasets.types",
