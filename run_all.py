@@ -55,10 +55,15 @@ def steps(request: Request) -> list[Step]:
         for method in dict.fromkeys([*methods, *sides])
     }
 
-    def shows(notebook: str, needed: tuple[str, ...], *produces: str) -> Step:
-        """A step that shows runs of the first seed. It needs those of them that are part of this call."""
-        needs = [training[method, seeds[0]].name for method in needed if (method, seeds[0]) in training]
-        parameters = {**place, "seed": seeds[0]}
+    def shows(notebook: str, needed: tuple[str, ...], *produces: str, seed: int | None = None) -> Step:
+        """A step that shows runs: every seed's, or those of one seed, its parameter.
+
+        It needs those of them that are part of this call.
+        """
+        needs = [
+            step.name for (method, own), step in training.items() if method in needed and seed in (None, own)
+        ]
+        parameters = {**place, "overrides": overrides} | ({} if seed is None else {"seed": seed})
         return Step(
             notebook, notebook, parameters, ("01_data", *needs), produces, weight=0.1, reads=PUBLISHED
         )
@@ -113,13 +118,24 @@ def steps(request: Request) -> list[Step]:
             ),
             weight=0.6,
         ),
-        shows("30_attention_maps", ("baseline+pam+cam", "abdnet-xe"), "figures/attention_maps.png"),
-        shows("31_class_activation_maps", ("gap", "gap+sa1"), "figures/class_activation_maps.png"),
+        shows(
+            "30_attention_maps",
+            ("baseline+pam+cam", "abdnet-xe"),
+            "figures/attention_maps.png",
+            seed=seeds[0],
+        ),
+        shows(
+            "31_class_activation_maps",
+            ("gap", "gap+sa1"),
+            "figures/class_activation_maps.png",
+            seed=seeds[0],
+        ),
         shows(
             "32_ranking_gallery",
             ("abdnet-xe", "baseline+pam+cam", "baseline"),
             "figures/ranking_gallery.png",
             "figures/gallery_size.png",
+            seed=seeds[0],
         ),
         shows("90_report", methods, "tables/runs.csv", "tables/pfsa.csv", "figures/overview.png"),
     ]

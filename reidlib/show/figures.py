@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 RIGHT, WRONG, QUERY = "#1a9641", "#d7191c", "#404040"  # ✓ and ✗ also mark them, for colour-blind readers
+BLUE, GREY = "#2b5c8a", "#8c8c8c"  # points of methods, and of references without learning
 
 sns.set_theme(
     style="ticks",
@@ -106,40 +107,71 @@ def training_curves(curves: pd.DataFrame, title: str) -> Figure:
 
 
 def scores(frame: pd.DataFrame, title: str) -> Figure:
-    """Points with 95 % intervals, one row per method; rank-1 left and mAP right.
+    """One row per method: a point with a bar; rank-1 left and mAP right.
+
+    Of one seed, the bar is the 95 % interval over people. Of several seeds, the point is their mean, the bar
+    (with caps) ± their standard deviation, and a small point below stands for each seed. What the bars are is
+    said in the title, or in a legend if there are several seeds.
 
     Args:
-        frame: columns method, rank1, rank1_low, rank1_high, map, map_low, map_high (fractions; NaN bounds: no
-            interval), and reference (bool: a reference point without learning, drawn grey).
+        frame: columns method, seeds (how many), rank1, rank1_low, rank1_high, map, map_low, map_high
+            (fractions; NaN bounds: no bar), reference (bool: a reference point without learning, drawn grey),
+            and for methods with several seeds rank1_by_seed, map_by_seed (lists). See `tables.scores_frame`.
     """
+    several = frame["seeds"] > 1
     figure, axes = plt.subplots(
-        1, 2, figsize=(10, 0.42 * len(frame) + 1.4), sharey=True, layout="constrained"
+        1,
+        2,
+        figsize=(10, 0.42 * len(frame) + (1.7 if several.any() else 1.4)),
+        sharey=True,
+        layout="constrained",
     )
+    bar, cap = {"linewidth": 2.5, "alpha": 0.45}, {"marker": "|", "markersize": 9, "markeredgewidth": 2}
     positions = np.arange(len(frame))[::-1]
-    colours = ["#8c8c8c" if reference else "#2b5c8a" for reference in frame["reference"]]
     for axis, key, label in zip(axes, ("rank1", "map"), ("rank-1 (%)", "mAP (%)"), strict=True):
-        for position, colour, (_, row) in zip(positions, colours, frame.iterrows(), strict=True):
-            axis.plot(
-                [100 * row[f"{key}_low"], 100 * row[f"{key}_high"]],
-                [position] * 2,
-                color=colour,
-                linewidth=2.5,
-                alpha=0.45,
-            )
-            axis.plot(100 * row[key], position, "o", color=colour, markersize=7)
+        for position, (_, row) in zip(positions, frame.iterrows(), strict=True):
+            colour = GREY if row["reference"] else BLUE
+            value, bounds = 100 * row[key], [100 * row[f"{key}_low"], 100 * row[f"{key}_high"]]
+            own = row["seeds"] > 1
+            axis.plot(bounds, [position] * 2, color=colour, **bar, **(cap if own else {}))
+            axis.plot(value, position, "o", color=colour, markersize=5 if own else 7)
+            if own:
+                of_seeds = 100 * np.array(row[f"{key}_by_seed"])
+                axis.plot(of_seeds, [position - 0.27] * len(of_seeds), "o", color=colour, markersize=3)
+            text = f"{value:.1f} ± {bounds[1] - value:.1f}" if own else f"{value:.1f}"
             axis.annotate(
-                f"{100 * row[key]:.1f}",
-                (100 * row[key], position),
-                (0, 7),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
+                text, (value, position), (0, 7), textcoords="offset points", ha="center", fontsize=8
             )
         axis.set(xlabel=label, ylim=(-0.6, len(frame) - 0.3), xlim=(0, 100))
         axis.grid(axis="x", alpha=0.4)
-    axes[0].set_yticks(positions, frame["method"])
-    figure.suptitle(title)
+    labels = frame["method"].tolist()
+    if several.any():
+        counts = np.where(several, ", " + frame["seeds"].astype(str) + " seeds", ", 1 seed")
+        counts = np.where(frame["reference"], "", counts)
+        labels = [name + count for name, count in zip(labels, counts, strict=True)]
+        # A colour that only references have is grey in the legend, too.
+        colour = GREY if several[~frame["reference"]].all() else BLUE
+        of_seeds = (_handle(BLUE, **bar, **cap), _handle(BLUE, marker="o", markersize=5))
+        each = _handle(BLUE, marker="o", markersize=3, linestyle="")
+        one = (_handle(colour, **bar), _handle(colour, marker="o", markersize=7))
+        handles = {"mean ± standard deviation over seeds": of_seeds, "each seed": each}
+        handles |= {} if several.all() else {"95 % interval over people": one}
+        figure.legend(
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=3,
+            fontsize=9,
+            frameon=False,
+        )
+    axes[0].set_yticks(positions, labels)
+    figure.suptitle(title if several.any() else f"{title}, 95 % intervals")
     return figure
+
+
+def _handle(colour: str, **style) -> plt.Line2D:
+    """A line for a legend."""
+    return plt.Line2D([], [], color=colour, **style)
 
 
 def heat_overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> np.ndarray:

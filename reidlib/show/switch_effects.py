@@ -25,8 +25,9 @@ from reidlib.models.backbone import ReidNetwork
 from reidlib.models.networks import model_from_experiment
 from reidlib.progress import track_progress
 from reidlib.run import Run
+from reidlib.show.paired import paired_effect, verdict
 from reidlib.show.text import NOT_RUN, p_value, points
-from reidlib.statistics import hits, holm, interval_columns, paired_difference, seed_summary
+from reidlib.statistics import holm, interval_columns
 from reidlib.switches import RELEASED, SWITCHES, Switch
 from reidlib.training.epoch import augmentation_of
 from reidlib.training.objective import loss_terms
@@ -224,12 +225,13 @@ def trained_effects(
 ) -> pd.DataFrame:
     """The difference in scores, each other side minus the released one, for every switch that changes scores.
 
-    Both sides of a seed are scored on the same queries. The differences per query are averaged over the seeds
-    that have both sides; interval and p are those of `paired_difference` over people. map_by_seed shows how
-    much the seed changes. Runs that differ in anything but the switch are ignored.
+    Both sides of a seed are scored on the same queries, and compared as in `paired_effect`. map_by_seed shows
+    how much the seed changes.
 
     Args:
-        runs: the finished runs of rows and variants; runs on other data are ignored.
+        runs: the finished runs of rows and variants. They must belong together: the same data, and the
+            settings of their row or variant with `overrides` (`study.runs.belonging` chooses them).
+        dataset: their data.
         overrides: settings that replace the profile's in every run.
         cache: folder of decoded images and embeddings.
 
@@ -238,16 +240,16 @@ def trained_effects(
         and map
         of the released side (fractions, means over seeds); rank1_difference, map_difference, each with _low
         and _high (95 %); map_by_seed (list); p (two-sided, of mAP, Holm-corrected over the rows that were
-        run); verdict (see `_verdict`). NaN if a side was not run.
+        run); verdict (`paired.verdict`, or "noise"). NaN if a side was not run.
     """
-    rows, known = [], {(run.method, run.seed): run for run in runs if run.is_of(dataset)}
+    rows, known = [], {(run.method, run.seed): run for run in runs}
     chosen = [switch for switch in SWITCHES if switch.effect in ("training", "evaluation")]
     for switch in chosen:
         for side in switch.others:
             runs_of = _RunsOf(switch, side, profile, overrides or {})
-            pairs = [scores for seed in seeds if (scores := _sides(known, dataset, runs_of, seed, cache))]
+            pairs = [sides for seed in seeds if (sides := _sides(known, dataset, runs_of, seed, cache))]
             row = {**names_of(switch, side), "same_run": runs_of.same_run}
-            rows.append({**row, "seeds": len(pairs), **(_paired(pairs) if pairs else {})})
+            rows.append({**row, "seeds": len(pairs), **(_effect(pairs) if pairs else {})})
     columns = ["paper", "number", "name", "side", "what", "base", "same_run", "seeds", "rank1", "map"]
     columns += [f"{key}_difference{bound}" for key in ("rank1", "map") for bound in ("", "_low", "_high")]
     frame = pd.DataFrame(rows, columns=[*columns, "map_by_seed", "p"])
@@ -265,25 +267,13 @@ def noise_of(effects: pd.DataFrame) -> float:
 
 
 def _verdict(row: pd.Series, noise: float) -> str:
-    """Whether mAP differs: by p over people, beyond the noise, and by the interval over several seeds."""
     if row["same_run"]:
         return SAME_HERE
     if not row["seeds"]:
         return NOT_RUN
     if row["name"] == NOISE:
         return "noise"
-    if row["p"] >= 0.05:
-        return "indistinguishable"
-    if abs(row["map_difference"]) <= noise:
-        return "within the noise"
-    if row["seeds"] == 1:
-        return "differs (one seed)"
-    over_seeds = seed_summary(row["map_by_seed"])
-    return "differs" if over_seeds.low > 0 or over_seeds.high < 0 else "varies with the seed"
-
-
-# For each query: identity, hit at rank 1, average precision; NaN: not scored.
-_Scores = tuple[np.ndarray, np.ndarray, np.ndarray]
+    return verdict(row["p"], row["map_difference"], row["map_by_seed"], noise)
 
 
 class _RunsOf:
@@ -299,22 +289,18 @@ class _RunsOf:
 
 def _sides(
     runs: Mapping[tuple[str, int], Run], dataset: ReidDataset, runs_of: _RunsOf, seed: int, cache: Path
-) -> tuple[_Scores, _Scores] | None:
-    """The scores of a side and of the released one, or None if they cannot be compared."""
+) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """The queries of a side and of the released one, or None if one was not run or both are one run."""
     switch = runs_of.switch
     if switch.effect == "evaluation":
         run = runs.get((switch.base, seed))
         both = (switch.sides[name].settings for name in (runs_of.side, RELEASED))
-        return run and tuple(_scores(_scored_again(run, dataset, settings, cache)) for settings in both)
+        return run and tuple(_scored_again(run, dataset, settings, cache) for settings in both)
     found = [runs.get((method, seed)) for method in runs_of.methods]
     if None in found or len(set(runs_of.methods)) < 2:
         return None
     other, released = found
-    one, two = (run.experiment.as_dict() for run in (other, released))
-    differ = {name for name in one if name != "method" and one[name] != two[name]}
-    if not differ or not differ <= set(switch.settings):
-        return None
-    return _scores(other.queries), _scores(released.queries)
+    return other.queries, released.queries
 
 
 def _scored_again(run: Run, dataset: ReidDataset, settings: Mapping[str, Any], cache: Path) -> pd.DataFrame:
@@ -335,22 +321,14 @@ def _scored_again(run: Run, dataset: ReidDataset, settings: Mapping[str, Any], c
     )
 
 
-def _scores(queries: pd.DataFrame) -> _Scores:
-    right, precision = hits(queries["first_match_rank"]), queries["average_precision"].to_numpy(float)
-    return queries["identity"].to_numpy(), right, precision
-
-
-def _paired(pairs: list[tuple[_Scores, _Scores]]) -> dict[str, Any]:
-    people = pairs[0][0][0]
-    found: dict[str, Any] = {}
-    for key, column in (("rank1", 1), ("map", 2)):
-        written, released = (np.mean([sides[i][column] for sides in pairs], axis=0) for i in (0, 1))
-        effect = paired_difference(written, released, people)
-        found |= {key: float(np.nanmean(released)), f"{key}_difference": effect.estimate}
-        found |= interval_columns(f"{key}_difference", (effect.low, effect.high))
-        found["p"] = effect.p_value  # mAP's p, which comes last, is kept
-    by_seed = [float(np.nanmean(written[2]) - np.nanmean(released[2])) for written, released in pairs]
-    return {**found, "map_by_seed": by_seed}
+def _effect(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, Any]:
+    """`paired_effect` as columns."""
+    effect = paired_effect(pairs)
+    found: dict[str, Any] = {"rank1": effect.second_rank1, "map": effect.second_map}
+    for key, difference in (("rank1", effect.rank1), ("map", effect.mean_ap)):
+        found[f"{key}_difference"] = difference.estimate
+        found |= interval_columns(f"{key}_difference", (difference.low, difference.high))
+    return {**found, "map_by_seed": effect.map_by_seed, "p": effect.mean_ap.p_value}
 
 
 def switch_table(effects: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,8 @@
 """Makes tables from the runs' files and data/paper/*.csv; nothing is trained or embedded here.
 
-Percentages are written as in the papers. "–" means not published, "not run" not trained here.
+Percentages are written as in the papers. "–" means not published, "not run" not trained here. A row shows all
+its runs: of several seeds mean ± standard deviation, of one seed its value with an interval over people. The
+runs of a table must belong together (`study.runs.belonging` chooses them).
 """
 
 import itertools
@@ -13,6 +15,7 @@ from reidlib.config import METHODS, PROFILES, VARIANTS, experiment_for, settings
 from reidlib.datasets import DATASET_TITLES
 from reidlib.experiment import Experiment
 from reidlib.run import Run
+from reidlib.show.paired import paired_effect, verdict
 from reidlib.show.published import (
     PAPER_COLUMN,
     SVD_ROW,
@@ -27,10 +30,13 @@ from reidlib.show.text import (
     effect_points,
     p_value,
     percent,
+    percent_of_seeds,
     percent_over_seeds,
 )
-from reidlib.statistics import hits, holm, interval_columns, paired_difference
+from reidlib.statistics import holm, interval_columns, seed_summary
 from reidlib.switches import LEFT_OUT, RELEASED, SWITCHES
+
+ONE_SEED = "one seed: over people only"
 
 RunsByDataset = Mapping[str, Sequence[Run]]  # data set → the finished runs of one profile
 
@@ -61,11 +67,8 @@ def seeds_table(runs: Sequence[Run]) -> pd.DataFrame:
     Re-ranked scores follow in a row of their own. One seed has neither deviation nor interval: how much the
     method varies between seeds is then unknown.
     """
-    groups: dict[str, list[Run]] = {}
-    for run in in_table_order(runs):
-        groups.setdefault(run.method, []).append(run)
     rows = []
-    for method, members in groups.items():
+    for method, members in by_method(runs).items():
         for reranked in (False, True):
             metrics = [run.metrics["reranked"] if reranked else run.metrics for run in members]
             if None in metrics:
@@ -85,19 +88,41 @@ def in_table_order(runs: Sequence[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: (order.index(run.method), run.seed))
 
 
-def scores_frame(runs: Sequence[Run], references: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The table for `figures.scores`: the runs in table order, then `evaluation.reference_points`."""
-    rows = []
+def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Method → its runs by seed, in table order."""
+    groups: dict[str, list[Run]] = {}
     for run in in_table_order(runs):
-        row = {"method": METHODS[run.method].title}
+        groups.setdefault(run.method, []).append(run)
+    return groups
+
+
+def seeds_in_words(runs: Sequence[Run]) -> str:
+    """The seeds of these runs: "seed 0", "seeds 0, 1, 2"."""
+    seeds = sorted({run.seed for run in runs})
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def scores_frame(runs: Sequence[Run], references: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The table for `figures.scores`: the methods in table order, then `evaluation.reference_points`.
+
+    Bounds are the mean ∓ the standard deviation over seeds. Those of one seed are its interval over people.
+    """
+    rows = []
+    for method, members in by_method(runs).items():
+        row = {"method": METHODS[method].title, "seeds": len(members)}
         for key in ("rank1", "map"):
-            row |= {key: run.metrics[key], **interval_columns(key, run.metrics[f"{key}_interval"])}
+            values = [run.metrics[key] for run in members]
+            over = seed_summary(values)
+            bounds = members[0].metrics[f"{key}_interval"]
+            if over.std is not None:
+                bounds = (over.mean - over.std, over.mean + over.std)
+            row |= {key: over.mean, **interval_columns(key, bounds), f"{key}_by_seed": values}
         rows.append(row)
     frame = pd.DataFrame(rows).assign(reference=False)
     return (
         frame
         if references is None
-        else pd.concat([frame, references.assign(reference=True)], ignore_index=True)
+        else pd.concat([frame, references.assign(reference=True, seeds=1)], ignore_index=True)
     )
 
 
@@ -139,20 +164,19 @@ def metrics_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ablation_table(runs: Sequence[Run], dataset: str, seed: int = 0) -> pd.DataFrame:
+def ablation_table(runs: Sequence[Run], dataset: str) -> pd.DataFrame:
     """ABD-Net, Table 1: every row with the paper's numbers on both data sets, and ours on one data set.
 
-    "vs baseline" is our mAP minus our baseline's over the same queries, with its paired bootstrap interval.
+    "vs baseline" is our mAP minus our baseline's, as in `effects_table`.
     """
-    shown = {run.method: run for run in runs if run.seed == seed}
-    by_title = {METHODS[method].title: method for method in METHODS}
-    effects = effects_table([shown[method] for method in METHODS if method in shown], "baseline")
+    shown = {METHODS[method].title: members for method, members in by_method(runs).items()}
+    effects = effects_table(runs, "baseline")
     effect = (
         dict(zip(effects["method"], effects["mAP difference [95 %]"], strict=True)) if len(effects) else {}
     )
     rows = []
     for _, paper in paper_table("abdnet_table1_ablation").iterrows():
-        run = shown.get(by_title.get(paper["method"], ""))
+        members = shown.get(paper["method"], [])
         missing = "not reproduced" if paper["method"] == SVD_ROW else NOT_RUN
         rows.append(
             {
@@ -161,8 +185,8 @@ def ablation_table(runs: Sequence[Run], dataset: str, seed: int = 0) -> pd.DataF
                 "paper Market mAP": as_published(paper["market1501_map"]),
                 "paper Duke rank-1": as_published(paper["dukemtmc_rank1"]),
                 "paper Duke mAP": as_published(paper["dukemtmc_map"]),
-                f"ours, {DATASET_TITLES[dataset]}: rank-1 [95 %]": _score(run, "rank1") if run else missing,
-                "mAP [95 %]": _score(run, "map") if run else missing,
+                f"ours, {DATASET_TITLES[dataset]}: rank-1 [95 %]": _score(members, "rank1") or missing,
+                "mAP [95 %]": _score(members, "map") or missing,
                 "mAP vs baseline [95 %]": effect.get(paper["method"], DASH),
             }
         )
@@ -170,39 +194,41 @@ def ablation_table(runs: Sequence[Run], dataset: str, seed: int = 0) -> pd.DataF
 
 
 def effects_table(runs: Sequence[Run], reference: str) -> pd.DataFrame:
-    """Each run against the reference method's run of the same seed, over the same queries.
+    """Each method against the reference method, by `paired_effect` over the seeds that both have.
 
     Returns:
-        Columns method, seed, "rank-1 difference [95 %]", "mAP difference [95 %]" (points), "p (Holm)"
-        (two-sided, for mAP, Holm-corrected over the table's rows) and verdict ("indistinguishable" if
-        p ≥ 0.05). Empty if the reference was not run.
+        Columns method, seeds ("0, 1"), "rank-1 difference [95 %]", "mAP difference [95 %]" (points, intervals
+        over people), "mAP by seed" (of one seed: that the interval is over people only), "p (Holm)"
+        (two-sided, for mAP, Holm-corrected over the table's rows) and verdict (see `paired.verdict`). Empty
+        if no other method has a seed of the reference.
     """
-    references = {run.seed: run for run in runs if run.method == reference}
-    rows, p_values = [], []
-    for run in in_table_order(runs):
-        base = references.get(run.seed)
-        if base is None or run is base:
+    of_method = by_method(runs)
+    bases = {run.seed: run for run in of_method.pop(reference, [])}
+    rows, effects = [], []
+    for method, members in of_method.items():
+        paired = [run for run in members if run.seed in bases]
+        if not paired:
             continue
-        people = run.queries["identity"].to_numpy()
-        right = [hits(one.queries["first_match_rank"]) for one in (run, base)]
-        precisions = [one.queries["average_precision"].to_numpy() for one in (run, base)]
-        rank1, mean_ap = paired_difference(*right, people), paired_difference(*precisions, people)
-        p_values.append(mean_ap.p_value)
+        effect = paired_effect([(run.queries, bases[run.seed].queries) for run in paired])
+        effects.append(effect)
+        by_seed = ", ".join(f"{100 * value:+.1f}" for value in effect.map_by_seed)
         rows.append(
             {
-                "method": METHODS[run.method].title,
-                "seed": run.seed,
-                "rank-1 difference [95 %]": effect_points(rank1),
-                "mAP difference [95 %]": effect_points(mean_ap),
+                "method": METHODS[method].title,
+                "seeds": ", ".join(str(run.seed) for run in paired),
+                "rank-1 difference [95 %]": effect_points(effect.rank1),
+                "mAP difference [95 %]": effect_points(effect.mean_ap),
+                "mAP by seed": by_seed if len(paired) > 1 else ONE_SEED,
             }
         )
-    frame = pd.DataFrame(
-        rows, columns=["method", "seed", "rank-1 difference [95 %]", "mAP difference [95 %]"]
-    )
-    if len(frame):
-        corrected = holm(p_values)
-        frame["p (Holm)"] = [p_value(p) for p in corrected]
-        frame["verdict"] = ["indistinguishable" if p >= 0.05 else "differs" for p in corrected]
+    columns = ["method", "seeds", "rank-1 difference [95 %]", "mAP difference [95 %]", "mAP by seed"]
+    frame = pd.DataFrame(rows, columns=columns)
+    corrected = holm([effect.mean_ap.p_value for effect in effects])
+    frame["p (Holm)"] = [p_value(p) for p in corrected]
+    frame["verdict"] = [
+        verdict(p, effect.mean_ap.estimate, effect.map_by_seed)
+        for p, effect in zip(corrected, effects, strict=True)
+    ]
     return frame
 
 
@@ -210,19 +236,22 @@ def effects_sentence(effects: pd.DataFrame, reference: str) -> str:
     """The result of `effects_table` in words."""
     title = METHODS[reference].title
     if effects.empty:
-        return f"Nothing can be compared with {title}: it was not run, or nothing else was."
-    apart = effects[effects["verdict"] == "differs"]
+        return (
+            f"Nothing can be compared with {title}: it was not run, or nothing else with the same seed was."
+        )
+    apart = effects[effects["verdict"].str.startswith("differs")]
     text = f"By mAP over the same queries, {len(apart)} of {len(effects)} rows can be told apart from {title}"
     text += " (permutation test over people, Holm-corrected, 5 %)"
-    return (
-        text
-        + (
-            ": " + "; ".join(f"{row.iloc[0]} {row.iloc[3]}" for _, row in apart.iterrows())
-            if len(apart)
-            else ""
+    named = [f"{row['method']} {row['mAP difference [95 %]']}" for _, row in apart.iterrows()]
+    text += (": " + "; ".join(named) if named else "") + "."
+    varies = effects[effects["verdict"] == "varies with the seed"]
+    if len(varies):
+        text += f" It varies with the seed for {', '.join(varies['method'])}."
+    if (effects["mAP by seed"] == ONE_SEED).any():
+        text += (
+            " Of rows with one seed, the intervals are over people only: another training may differ more."
         )
-        + "."
-    )
+    return text
 
 
 def comparison_table(runs: RunsByDataset, name: str, dataset: str, profile: str) -> pd.DataFrame:
@@ -243,13 +272,9 @@ def comparison_table(runs: RunsByDataset, name: str, dataset: str, profile: str)
         }
         for _, row in paper.iterrows()
     ]
-    ours = {run.method: run for run in runs[dataset] if run.seed == 0}
+    ours = by_method(runs[dataset])
     for method in ("baseline", "abdnet-xe", "abdnet"):
-        run = ours.get(method)
-        cells = {
-            columns[c]: percent(run.metrics[c], run.metrics.get(f"{c}_interval")) if run else NOT_RUN
-            for c in shown
-        }
+        cells = {columns[c]: _score(ours.get(method, []), c) or NOT_RUN for c in shown}
         rows.append({"method": METHODS[method].title, "venue": DASH, **cells, "from": f"ours ({profile})"})
     return pd.DataFrame(rows).fillna(DASH)
 
@@ -274,13 +299,11 @@ def pfsa_table(runs: RunsByDataset, profile: str) -> pd.DataFrame:
     for reranked in (False, True):
         cells = {}
         for dataset in PAPER_COLUMN:
-            run = next((run for run in runs[dataset] if (run.method, run.seed) == ("pfsa", 0)), None)
-            metrics = run and (run.metrics["reranked"] if reranked else run.metrics)
-            without = DASH if run else NOT_RUN  # a run may be scored without re-ranking
+            ours = by_method(runs[dataset]).get("pfsa", [])
+            missing = DASH if ours else NOT_RUN  # runs may be scored without re-ranking
             for key, label in (("rank1", "rank-1"), ("map", "mAP")):
-                cells[f"{DATASET_TITLES[dataset]} {label}"] = (
-                    percent(metrics[key], metrics[f"{key}_interval"]) if metrics else without
-                )
+                score = _score(ours, key, reranked=reranked)
+                cells[f"{DATASET_TITLES[dataset]} {label}"] = score or missing
         rows.append({"method": f"ours ({profile})", "re-ranked": "yes" if reranked else "no", **cells})
     return pd.DataFrame(rows)
 
@@ -327,17 +350,19 @@ def agreement_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 def reranking_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Scores with and without k-reciprocal re-ranking (k₁ 20, k₂ 6, λ 0.3), of the runs that have both."""
-    columns = ["method", "seed", "rank-1", "re-ranked rank-1 [95 %]", "mAP", "re-ranked mAP [95 %]"]
+    columns = ["method", "seeds", "rank-1", "re-ranked rank-1 [95 %]", "mAP", "re-ranked mAP [95 %]"]
     rows = []
-    for run in in_table_order(runs):
-        again = run.metrics["reranked"]
-        if again:
-            cells = (
-                percent(again["rank1"], again["rank1_interval"]),
-                percent(again["map"], again["map_interval"]),
+    for method, members in by_method([run for run in runs if run.metrics["reranked"]]).items():
+        seeds = ", ".join(str(run.seed) for run in members)
+        cells = [
+            cell
+            for key in ("rank1", "map")
+            for cell in (
+                percent_of_seeds([run.metrics[key] for run in members]),
+                _score(members, key, reranked=True),
             )
-            scores = (percent(run.metrics["rank1"]), cells[0], percent(run.metrics["map"]), cells[1])
-            rows.append(dict(zip(columns, (METHODS[run.method].title, run.seed, *scores), strict=True)))
+        ]
+        rows.append(dict(zip(columns, (METHODS[method].title, seeds, *cells), strict=True)))
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -407,26 +432,24 @@ def left_out_table() -> pd.DataFrame:
     return pd.DataFrame(LEFT_OUT.items(), columns=["option", "why it is left out"])
 
 
-def spatial_ablation_table(runs: Sequence[Run], seed: int = 0) -> pd.DataFrame:
+def spatial_ablation_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Every row of the spatial-attention ablation, with and without re-ranking.
 
     The paper's tables could not be recovered.
     """
+    ours = by_method(runs)
     rows = []
     for method, row in METHODS.items():
         if settings_of(method).get("family") != "pfsa":
             continue
-        run = next((run for run in runs if (run.method, run.seed) == (method, seed)), None)
-        scores = [run.metrics, run.metrics["reranked"]] if run else []
-        cells = [
-            percent(one[key], one[f"{key}_interval"]) if one else DASH
-            for one in scores
-            for key in ("rank1", "map")
-        ]
-        names = ("rank-1 [95 %]", "mAP [95 %]", "re-ranked rank-1 [95 %]", "re-ranked mAP [95 %]")
-        rows.append(
-            {"method": row.title, "paper": DASH, **dict(zip(names, cells or [NOT_RUN] * 4, strict=True))}
-        )
+        members = ours.get(method, [])
+        cells = {
+            f"{before}{label} [95 %]": _score(members, key, reranked=reranked)
+            or (DASH if members else NOT_RUN)  # runs may be scored without re-ranking
+            for before, reranked in (("", False), ("re-ranked ", True))
+            for key, label in (("rank1", "rank-1"), ("map", "mAP"))
+        }
+        rows.append({"method": row.title, "paper": DASH, **cells})
     return pd.DataFrame(rows)
 
 
@@ -494,5 +517,8 @@ def provenance_table(runs: Sequence[Run]) -> pd.DataFrame:
     )
 
 
-def _score(run: Run, key: str) -> str:
-    return percent(run.metrics[key], run.metrics[f"{key}_interval"])
+def _score(runs: Sequence[Run], key: str, *, reranked: bool = False) -> str:
+    """One score of a method's runs as a cell; "" if there are none, or none that are re-ranked."""
+    scores = [run.metrics["reranked"] if reranked else run.metrics for run in runs]
+    scores = [one for one in scores if one]
+    return percent_of_seeds([one[key] for one in scores], scores[0].get(f"{key}_interval")) if scores else ""

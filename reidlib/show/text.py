@@ -39,3 +39,14 @@ def percent_over_seeds(values: Sequence[float]) -> str:
         if over.std is None
         else f"{text} ± {100 * over.std:.1f} [{100 * over.low:.1f}, {100 * over.high:.1f}]"
     )
+
+
+def percent_of_seeds(values: Sequence[float], interval: Sequence[float] | None = None) -> str:
+    """A row's score in %: mean ± standard deviation over its seeds, "60.0 ± 10.0 (3 seeds)".
+
+    A single seed has no deviation: its value with its interval over people, as from `percent`.
+    """
+    over = seed_summary(values)
+    if over.std is None:
+        return percent(over.mean, interval)
+    return f"{percent(over.mean)} ± {100 * over.std:.1f} ({over.seeds} seeds)"

@@ -1,41 +1,61 @@
-"""Reads the finished runs of a study, and loads the study's data set."""
+"""Reads the finished runs of a study, decides which belong together, and loads the study's data set.
 
-from collections.abc import Mapping
+Runs are compared only if they belong together: they were made from the same data, and each with the settings
+of its row under this call's profile and overrides. So two of them differ by what their rows differ by. How a
+run was kept (`Housekeeping`) does not matter, nor do the settings in `NO_SCORE`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from reidlib.config import METHODS, PROFILES, VARIANTS
-from reidlib.datasets import DATASETS, ReidDataset, load_dataset
+from reidlib.config import METHODS, PROFILES, VARIANTS, experiment_for
+from reidlib.datasets import DATASET_TITLES, DATASETS, ReidDataset, load_dataset
+from reidlib.experiment import Experiment, ScoringSettings, TrainingSettings
 from reidlib.files import REPOSITORY
 from reidlib.run import METRICS, Run, StaleRunError, read_run
-from reidlib.settings import choose
+from reidlib.settings import ConfigError, choose
 from reidlib.study.results import Study, require_run
 from reidlib.synthetic import SyntheticSpec
 
+# Settings that change no score: bootstrap_resamples only changes how finely an interval is estimated.
+NO_SCORE = ("bootstrap_resamples",)
+# Settings that may name a file. A run's record holds the file's digest, and two files are compared by it.
+NAMES_A_FILE = ("pretrained",)
 
-def load_run(study: Study, method: str, seed: int = 0, *, dataset: ReidDataset | None = None) -> Run:
+
+def load_run(
+    study: Study,
+    method: str,
+    seed: int = 0,
+    *,
+    dataset: ReidDataset | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Run:
     """The finished run of one method and seed.
 
     Args:
         dataset: check that the run was made from these data.
+        overrides: check that the run has the settings of its row under these overrides.
 
     Raises:
         MissingRunError: there is no such run; the message says which command makes it.
-        StaleRunError: the run was made from other data, or by another version of the study.
+        StaleRunError: the run was made from other data or with other settings, or by another version of the
+            study.
     """
     run = read_run(require_run(study, method, seed))
-    if dataset is not None and not run.is_of(dataset):
-        raise StaleRunError(
-            f"{run.folder} was made from other data than {dataset.root} holds now. "
-            "Name the data root it was made from, or train "
-            f"it again: python run_all.py --profile {study.profile} --dataset {study.dataset} --force"
-        )
+    same_data = dataset is None or run.is_of(dataset)
+    unlike = [] if same_data else [OTHER_DATA]
+    unlike += [] if overrides is None else _other_settings(run, study, _by_content(overrides))
+    if unlike:
+        raise _stale(run, study, unlike, dataset)
     return run
 
 
 def finished_runs(study: Study, *, variants: bool = False) -> list[Run]:
-    """The finished runs of all rows of the tables, sorted by name.
+    """The finished runs of all rows of the tables, sorted by name, whether or not they belong together.
 
     Runs that were set aside as superseded and runs of released weights are left out.
 
@@ -50,10 +70,169 @@ def finished_runs(study: Study, *, variants: bool = False) -> list[Run]:
     return [run for run in runs if run.method in known and run.folder == study.run(run.method, run.seed)]
 
 
-def runs_by_dataset(study: Study) -> dict[str, list[Run]]:
-    """The finished runs of the same profile on each data set, in the same results folder."""
-    roots = {dataset: study.root.with_name(f"{study.profile}-{dataset}") for dataset in DATASETS}
-    return {dataset: finished_runs(Study(study.profile, dataset, root)) for dataset, root in roots.items()}
+def belonging(
+    study: Study,
+    runs: Iterable[Run],
+    dataset: ReidDataset,
+    overrides: Mapping[str, Any],
+    *,
+    needs: str = "",
+) -> tuple[list[Run], list[str]]:
+    """Chooses those of a study's finished runs that belong together.
+
+    Args:
+        dataset: the data that they must have been made from.
+        overrides: this call's settings, which replace the profile's in every run.
+        needs: a method without which there is nothing to compare; "": none.
+
+    Returns:
+        The runs that belong together, and one sentence (Markdown) for each reason why others are left out.
+
+    Raises:
+        MissingRunError: there is no run of `needs`.
+        StaleRunError: there are such runs, but none belongs to these data and settings.
+    """
+    runs = list(runs)
+    chosen, sentences = _chosen(study, runs, [run.is_of(dataset) for run in runs], _by_content(overrides))
+    if needs and needs not in {run.method for run in chosen}:
+        for run in runs:
+            if run.method == needs:
+                load_run(study, needs, run.seed, dataset=dataset, overrides=overrides)  # raises
+        require_run(study, needs)
+    return chosen, sentences
+
+
+def runs_by_dataset(
+    study: Study, dataset: ReidDataset, overrides: Mapping[str, Any], *, needs: str = ""
+) -> tuple[dict[str, list[Run]], list[str]]:
+    """The same profile's runs on each data set, in the same results folder, that belong together.
+
+    Those of the study itself are chosen by `belonging`. On another data set, the images and the overrides of
+    its own study are not known here: those of most runs there count.
+
+    Returns:
+        Data set → its runs, and the sentences of `belonging` for all data sets. They also say which overrides
+        the runs on another data set have, if these are not this call's.
+    """
+    runs, sentences = {}, []
+    for name in DATASETS:
+        if name == study.dataset:
+            runs[name], own = belonging(study, finished_runs(study), dataset, overrides, needs=needs)
+        else:
+            other = Study(study.profile, name, study.root.with_name(f"{study.profile}-{name}"))
+            runs[name], own = _most_alike(other, finished_runs(other), _by_content(overrides))
+            own = [f"{DATASET_TITLES[name]}: {sentence}" for sentence in own]
+        sentences += own
+    return runs, sentences
+
+
+OTHER_DATA = "other images"
+
+
+def _most_alike(study: Study, runs: list[Run], overrides: dict[str, Any]) -> tuple[list[Run], list[str]]:
+    """The runs with the images and the overrides that most runs have, and the sentences.
+
+    Where as many runs have others, the images of the newest run count, and this call's overrides.
+    """
+    if not runs:
+        return [], []
+    newest_first = sorted(runs, key=lambda run: run.files.metrics.stat().st_mtime_ns, reverse=True)
+    ((images, _),) = Counter(map(_images_of, newest_first)).most_common(1)
+    same_data = [_images_of(run) == images for run in runs]
+    alike = [run for run, same in zip(runs, same_data, strict=True) if same]
+    # What sets a run apart from its row are overrides, or some of them: the row itself may have the others.
+    found = [{name: own for name, (own, _) in _differences(run, study, {}).items()} for run in alike]
+    together = {name: value for part in found for name, value in part.items()}
+    likely = max(
+        (overrides, {}, *sorted(found, key=len), together),
+        key=lambda tried: sum(not _other_settings(run, study, tried) for run in alike),
+    )
+    chosen, sentences = _chosen(study, runs, same_data, likely)
+    if all(not _other_settings(run, study, overrides) for run in chosen):
+        return chosen, sentences
+    with_ = ", ".join(_in_words(name, value) for name, value in likely.items()) or "no overrides"
+    return chosen, [f"the runs were made with {with_}, unlike those of this study.", *sentences]
+
+
+def _chosen(
+    study: Study, runs: Sequence[Run], same_data: Sequence[bool], overrides: Mapping[str, Any]
+) -> tuple[list[Run], list[str]]:
+    """The runs on the same data with the settings of their rows under these overrides, and the sentences."""
+    chosen, left_out = [], {}
+    for run, same in zip(runs, same_data, strict=True):
+        unlike = [*([] if same else [OTHER_DATA]), *_other_settings(run, study, overrides)]
+        if unlike:
+            left_out.setdefault(", ".join(unlike), []).append(f"`{run.name}`")
+        else:
+            chosen.append(run)
+    return chosen, [
+        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} left out, made with {reason}."
+        for reason, names in left_out.items()
+    ]
+
+
+def _stale(run: Run, study: Study, unlike: Sequence[str], dataset: ReidDataset | None) -> StaleRunError:
+    asked_for = f"the images in {dataset.root} and the settings" if dataset else "the settings"
+    return StaleRunError(
+        f"{run.folder} does not fit {asked_for} asked for: it was made with {', '.join(unlike)}. Name the "
+        "data root and the settings (--set) that it was made with, or train it again: "
+        f"python run_all.py --profile {study.profile} --dataset {study.dataset} --force"
+    )
+
+
+def _images_of(run: Run) -> tuple[str, str]:
+    """Fingerprints of the run's training images and of its test images."""
+    return run.made_from["weights"]["data"], run.made_from["scores"]["data"]
+
+
+def _by_content(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides, with the digest of a file in place of its path."""
+    values = dict(overrides)
+    for name in NAMES_A_FILE:
+        if isinstance(values.get(name), str):
+            from reidlib.torch_files import weights_file_digest  # torch takes seconds to import
+
+            values[name] = weights_file_digest(Path(values[name]))
+    return values
+
+
+def _differences(run: Run, study: Study, overrides: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings in which a run differs from its row under these overrides: name → (the run's, the row's).
+
+    Args:
+        overrides: as from `_by_content`. Of files, digests are compared.
+
+    Raises:
+        ConfigError: the row cannot have these overrides.
+    """
+    files = {name: overrides[name] for name in NAMES_A_FILE if isinstance(overrides.get(name), str)}
+    others = {name: value for name, value in overrides.items() if name not in files}
+    row = experiment_for(run.method, dataset=study.dataset, profile=study.profile, seed=run.seed, **others)
+    record = run.made_from["weights"]
+    own = _comparable(run.experiment) | {name: record[name] for name in NAMES_A_FILE if name in record}
+    wanted = _comparable(row) | files
+    return {name: (own[name], wanted[name]) for name in own if own[name] != wanted[name]}
+
+
+def _comparable(experiment: Experiment) -> dict[str, Any]:
+    settings = experiment.group(TrainingSettings) | experiment.group(ScoringSettings)
+    return {name: value for name, value in settings.items() if name not in NO_SCORE}
+
+
+def _other_settings(run: Run, study: Study, overrides: Mapping[str, Any]) -> list[str]:
+    """The settings in which a run differs from its row under these overrides, in words."""
+    try:
+        found = _differences(run, study, overrides)
+    except ConfigError:
+        return ["settings that its row cannot have here"]
+    return [
+        _in_words(name, own) + ("" if name in NAMES_A_FILE else f" in place of {wanted}")
+        for name, (own, wanted) in found.items()
+    ]
+
+
+def _in_words(name: str, value: Any) -> str:
+    return f"other {name} weights" if name in NAMES_A_FILE and isinstance(value, str) else f"{name} = {value}"
 
 
 # Options of the real data sets. The synthetic one takes the fields of SyntheticSpec.

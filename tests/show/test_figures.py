@@ -119,20 +119,28 @@ def test_training_curves_use_a_log_axis_only_if_it_helps():
     )
 
 
+def scores_of(*rows):
+    """A table for `figures.scores`, from rows in the order of its columns."""
+    keys = [f"{key}{end}" for key in ("rank1", "map") for end in ("", "_low", "_high", "_by_seed")]
+    return pd.DataFrame(rows, columns=["method", "seeds", *keys, "reference"])
+
+
+def labels(figure):
+    return [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
+NAN = float("nan")
+ONE = ("one", 1, 0.5, 0.4, 0.6, [0.5], 0.25, 0.2, 0.3, [0.25], False)
+TWO = ("two", 1, 0.75, 0.7, 0.8, [0.75], 0.5, 0.45, 0.55, [0.5], False)
+THREE = ("three", 3, 0.6, 0.5, 0.7, [0.5, 0.6, 0.7], 0.3, 0.2, 0.4, [0.2, 0.3, 0.4], False)
+HISTOGRAM = ("histogram", 1, 0.1, NAN, NAN, NAN, 0.05, NAN, NAN, NAN, True)
+
+
 def test_scores_draws_points_intervals_and_references():
-    nan = float("nan")
-    frame = pd.DataFrame(
-        [
-            ["one", 0.5, 0.4, 0.6, 0.25, 0.2, 0.3, False],
-            ["two", 0.75, 0.7, 0.8, 0.5, 0.45, 0.55, False],
-            ["histogram", 0.1, nan, nan, 0.05, nan, nan, True],
-        ],
-        columns=["method", "rank1", "rank1_low", "rank1_high", "map", "map_low", "map_high", "reference"],
-    )
-    figure = drawn(figures.scores(frame, "Scores"))
+    figure = drawn(figures.scores(scores_of(ONE, TWO, HISTOGRAM), "Scores"))
     left, right = figure.axes
     assert [axis.get_xlabel() for axis in (left, right)] == ["rank-1 (%)", "mAP (%)"]
-    assert [label.get_text() for label in left.get_yticklabels()] == ["one", "two", "histogram"]
+    assert labels(figure) == ["one", "two", "histogram"]
     assert left.get_yticks().tolist() == [2, 1, 0], "the first method is on top"
     assert texts(left) == ["50.0", "75.0", "10.0"] and texts(right) == ["25.0", "50.0", "5.0"]
     intervals, points = left.lines[0::2], left.lines[1::2]
@@ -140,6 +148,34 @@ def test_scores_draws_points_intervals_and_references():
     np.testing.assert_allclose([point.get_xdata()[0] for point in points], [50, 75, 10])
     colours = [to_hex(point.get_color()) for point in points]
     assert colours[0] == colours[1] != colours[2]
+    assert figure.get_suptitle() == "Scores, 95 % intervals" and not figure.legends
+
+
+def test_scores_of_several_seeds_are_told_from_those_of_one():
+    figure = drawn(figures.scores(scores_of(THREE, ONE, HISTOGRAM), "Scores"))
+    left, right = figure.axes
+    assert labels(figure) == ["three, 3 seeds", "one, 1 seed", "histogram"]
+    assert texts(left) == ["60.0 ± 10.0", "50.0", "10.0"] and texts(right)[0] == "30.0 ± 10.0"
+    bar, mean, each, interval, *_ = left.lines
+    np.testing.assert_allclose(bar.get_xdata(), [50, 70])
+    np.testing.assert_allclose(mean.get_xdata(), [60])
+    np.testing.assert_allclose(each.get_xdata(), [50, 60, 70])
+    assert set(each.get_ydata()) == {2 - 0.27} and each.get_markersize() < mean.get_markersize()
+    np.testing.assert_allclose(interval.get_xdata(), [40, 60])
+    assert (bar.get_marker(), interval.get_marker()) == ("|", "None"), "the two kinds of bars look different"
+    assert figure.get_suptitle() == "Scores", "not every bar is an interval"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "mean ± standard deviation over seeds", "each seed", "95 % interval over people",
+    ]  # fmt: skip
+
+
+def test_scores_of_several_seeds_only_have_no_interval_in_the_legend():
+    figure = drawn(figures.scores(scores_of(THREE), "Scores"))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "mean ± standard deviation over seeds", "each seed",
+    ]  # fmt: skip
 
 
 def untrained_and_effects():

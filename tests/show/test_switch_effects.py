@@ -22,7 +22,7 @@ from reidlib.images.decoding import load_images
 from reidlib.show import switch_effects
 from reidlib.statistics import holm, paired_difference
 from reidlib.study.results import Study
-from reidlib.study.runs import finished_runs
+from reidlib.study.runs import belonging, finished_runs
 from reidlib.switches import RELEASED, SWITCHES
 from reidlib.training import fit
 
@@ -356,8 +356,8 @@ WITHOUT_FILES = ("embedding-precision",)  # switches that need the weights, whic
 
 
 def compared(study, dataset, seeds=(0,), overrides=None, without=WITHOUT_FILES):
-    """`trained_effects` of everything that the study has run, without some switches."""
-    runs = finished_runs(study, variants=True)
+    """`trained_effects` of everything that the study has run, as in the notebook, without some switches."""
+    runs, _ = belonging(study, finished_runs(study, variants=True), dataset, overrides or {})
     with pytest.MonkeyPatch.context() as patch:
         shown = tuple(switch for switch in SWITCHES if switch.name not in without)
         patch.setattr(switch_effects, "SWITCHES", shown)

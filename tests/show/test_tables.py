@@ -9,13 +9,13 @@ import pytest
 from made_up_runs import fabricate
 
 from reidlib.config import METHODS, PROFILES, title_of
-from reidlib.datasets import DATASET_TITLES
+from reidlib.datasets import DATASET_TITLES, DATASETS
 from reidlib.experiment import Experiment
 from reidlib.show import tables
 from reidlib.show.published import PAPER, PAPER_COLUMN, SVD_ROW
 from reidlib.show.text import DASH
 from reidlib.study.results import MissingRunError, Study
-from reidlib.study.runs import finished_runs, load_run, runs_by_dataset
+from reidlib.study.runs import finished_runs, load_run
 from reidlib.switches import SWITCHES
 
 NAN = float("nan")
@@ -29,6 +29,18 @@ def study(tmp_path):
 def on(study, dataset):
     """The study with the same profile and results folder, on another data set."""
     return Study(study.profile, dataset, study.root.with_name(f"{study.profile}-{dataset}"))
+
+
+def runs_by_dataset(study):
+    return {dataset: finished_runs(on(study, dataset)) for dataset in DATASETS}
+
+
+def seeds(study, method, *precisions, **options):
+    """Runs of one method with the seeds 0, 1, …, each with this mAP and a rank-1 of twice as much."""
+    return [
+        fabricate(study, method, value, rank1=2 * value, seed=seed, **options)
+        for seed, value in enumerate(precisions)
+    ]
 
 
 def typed_rows(name):
@@ -68,12 +80,22 @@ def test_the_ablation_prints_the_papers_numbers_and_ours(study):
         assert table.loc[METHODS[method].title, ours].tolist() == ["not run", "not run", DASH]
 
 
-def test_the_ablation_of_another_seed_and_without_runs(study):
-    runs = [fabricate(study, "baseline", seed=1, rank1=0.25)]
+def test_the_ablation_shows_the_seeds_that_there_are(study):
+    """A call with --seeds 1 has no seed 0. Of two seeds 0.2 and 0.3, the mean is 0.25, s = 0.1 / √2."""
     column = "ours, synthetic (embedded): rank-1 [95 %]"
-    table = tables.ablation_table(runs, "synthetic", 1).set_index("method")
-    assert table.loc["Baseline (XE)", column].startswith("25.0 ")
-    nothing = tables.ablation_table(runs, "synthetic", 0)
+    one = fabricate(study, "baseline+pam", seed=1, rank1=0.25)
+    runs = [one, *seeds(study, "baseline", 0.2, 0.3), fabricate(study, "abdnet", seed=2)]
+    table = tables.ablation_table(runs, "synthetic").set_index("method")
+    assert table.loc["Baseline (XE) + PAM", column] == "25.0 [15.0, 35.0]"
+    assert table.loc["Baseline (XE)", [column, "mAP [95 %]"]].tolist() == [
+        "50.0 ± 14.1 (2 seeds)", "25.0 ± 7.1 (2 seeds)",
+    ]  # fmt: skip
+    effects = table["mAP vs baseline [95 %]"]
+    assert effects["Baseline (XE) + PAM"] == "-5.0 [-5.0, -5.0]", (
+        "against the baseline of seed 1, which has 30"
+    )
+    assert effects["ABD-Net"] == DASH, "no baseline has its seed"
+    nothing = tables.ablation_table([], "synthetic")
     assert set(nothing[column]) == {"not run", "not reproduced"}
     assert set(nothing["mAP vs baseline [95 %]"]) == {DASH}
 
@@ -87,7 +109,7 @@ def test_the_spatial_ablation_has_all_rows_and_no_published_number(study):
         fabricate(study, "gap", 0.25, rank1=0.5),
         fabricate(study, "pfsa", 0.375, rank1=0.625),
         fabricate(study, "pfsa.sa1.as-written", rank1=0.9),  # a variant is no row
-        fabricate(study, "gap+sa1", seed=1, rank1=0.9),  # of another seed
+        *seeds(study, "gap+sa1", 0.2, 0.3),
     ]
     table = tables.spatial_ablation_table(runs)
     assert list(table) == [
@@ -100,10 +122,12 @@ def test_the_spatial_ablation_has_all_rows_and_no_published_number(study):
         "50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]", "60.0 [11.0, 99.0]", "45.0 [12.0, 98.0]",
     ]  # fmt: skip
     assert rows.loc[METHODS["pfsa"].title].tolist()[:2] == ["62.5 [52.5, 72.5]", "37.5 [32.5, 42.5]"]
-    others = rows.drop(index=["GAP", METHODS["pfsa"].title])
-    assert len(others) == 6 and set(others.to_numpy().ravel()) == {"not run"}
-    other_seed = tables.spatial_ablation_table(runs, 1).set_index("method")
-    assert other_seed.loc["GAP + SA₁", "rank-1 [95 %]"].startswith("90.0")
+    # 0.2 and 0.3 have s = 0.1 / √2; re-ranked, rank-1 and mAP of made-up runs are higher by 0.1 and 0.2
+    assert rows.loc["GAP + SA₁"].tolist() == [
+        "50.0 ± 14.1 (2 seeds)", "25.0 ± 7.1 (2 seeds)", "60.0 ± 14.1 (2 seeds)", "45.0 ± 7.1 (2 seeds)",
+    ]  # fmt: skip
+    others = rows.drop(index=["GAP", "GAP + SA₁", METHODS["pfsa"].title])
+    assert len(others) == 5 and set(others.to_numpy().ravel()) == {"not run"}
 
 
 def test_a_run_without_reranking_is_shown(study):
@@ -127,7 +151,8 @@ def test_a_run_without_reranking_is_shown(study):
 def test_comparisons_show_the_papers_rows_and_ours(study, name, dataset, scores):
     fabricate(study, "abdnet", rank1=0.1)  # on another data set: not shown
     fabricate(on(study, dataset), "baseline", 0.4, rank1=0.6)
-    fabricate(on(study, dataset), "abdnet", seed=1, rank1=0.2)  # another seed than the first: not shown
+    fabricate(on(study, dataset), "abdnet-xe", 0.1, seed=1, rank1=0.2)  # there is no seed 0
+    seeds(on(study, dataset), "abdnet", 0.2, 0.3)
     table = tables.comparison_table(runs_by_dataset(study), name, dataset, "demo")
     paper = typed_rows(name)
     assert list(table) == ["method", "venue", *scores.values(), "from"]
@@ -137,11 +162,17 @@ def test_comparisons_show_the_papers_rows_and_ours(study, name, dataset, scores)
         assert [shown[column] for column in scores.values()] == [as_printed(row[cell]) for cell in scores]
     assert ours["method"].tolist() == ["Baseline (XE)", "ABD-Net (XE)", "ABD-Net"]
     assert ours["from"].tolist() == ["ours (demo)"] * 3
-    assert ours["rank-1"].tolist() == ["60.0 [50.0, 70.0]", "not run", "not run"]
-    assert ours["mAP"].tolist() == ["40.0 [35.0, 45.0]", "not run", "not run"]
+    assert ours["rank-1"].tolist() == ["60.0 [50.0, 70.0]", "20.0 [10.0, 30.0]", "50.0 ± 14.1 (2 seeds)"]
+    assert ours["mAP"].tolist() == ["40.0 [35.0, 45.0]", "10.0 [5.0, 15.0]", "25.0 ± 7.1 (2 seeds)"]
     if "rank5" in scores:
-        assert ours["rank-5"].tolist() == ["75.0", "not run", "not run"]
+        assert ours["rank-5"].tolist() == ["75.0", "75.0", "75.0 ± 0.0 (2 seeds)"]
     assert not table.isna().any().any()
+
+
+def test_a_comparison_without_runs_says_so(study):
+    fabricate(study, "abdnet")
+    table = tables.comparison_table(runs_by_dataset(study), "abdnet_table4_msmt17", "msmt17", "demo")
+    assert table.iloc[-3:][["rank-1", "rank-5", "mAP"]].to_numpy().tolist() == [["not run"] * 3] * 3
 
 
 def test_pfsa_table_has_a_dash_for_what_was_not_published(study):
@@ -165,6 +196,16 @@ def test_pfsa_table_shows_ours_with_and_without_reranking(study):
     scores = [[row[f"Market-1501 {label}"] for label in ("rank-1", "mAP")] for row in (plain, reranked)]
     assert scores == [["50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]"], ["60.0 [11.0, 99.0]", "45.0 [12.0, 98.0]"]]
     assert reranked["DukeMTMC-reID mAP"] == "not run"
+
+
+def test_pfsa_table_shows_the_seeds_that_there_are(study):
+    """Each data set has its own seeds: two on DukeMTMC-reID, seed 3 alone on Market-1501."""
+    fabricate(on(study, "market1501"), "pfsa", 0.25, rank1=0.5, seed=3)
+    seeds(on(study, "dukemtmc-reid"), "pfsa", 0.2, 0.3)
+    plain, reranked = tables.pfsa_table(runs_by_dataset(study), "demo").to_dict("records")[-2:]
+    assert plain["Market-1501 rank-1"] == "50.0 [40.0, 60.0]"
+    assert plain["DukeMTMC-reID rank-1"] == "50.0 ± 14.1 (2 seeds)"
+    assert reranked["DukeMTMC-reID mAP"] == "45.0 ± 7.1 (2 seeds)"
 
 
 def test_what_was_scored_without_reranking_is_not_called_not_run(study):
@@ -229,10 +270,45 @@ def test_effects_are_differences_of_means_by_hand(study):
     assert table.loc[0, "rank-1 difference [95 %]"] == "+50.0 [+50.0, +50.0]"
     assert table.loc[0, "mAP difference [95 %]"] == "+20.0 [+20.0, +20.0]"
     # p: two of the 2¹⁰ swaps of people are as extreme, so 2 / 1024.
-    assert (table.loc[0, "p (Holm)"], table.loc[0, "verdict"]) == ("0.002", "differs")
+    assert (table.loc[0, "p (Holm)"], table.loc[0, "verdict"]) == ("0.002", "differs (one seed)")
+    assert (table.loc[0, "seeds"], table.loc[0, "mAP by seed"]) == ("0", "one seed: over people only")
     sentence = tables.effects_sentence(table, "baseline")
     assert "1 of 1 rows can be told apart from Baseline (XE)" in sentence
-    assert "ABD-Net +20.0 [+20.0, +20.0]" in sentence
+    assert (
+        "ABD-Net +20.0 [+20.0, +20.0]. Of rows with one seed, the intervals are over people only" in sentence
+    )
+
+
+def test_effects_pair_equal_seeds_and_average_the_differences(study):
+    """Seeds 0 and 1 gain 10 and 14 points, seed 2 only exists on one side. By hand: 12 ± 12.7 · 2.83 / √2."""
+    seeds(study, "baseline", 0.2, 0.4, 0.9)
+    seeds(study, "abdnet", 0.3, 0.54)
+    fabricate(study, "baseline+pam", 0.21, seed=0)
+    for seed, value in enumerate((0.30, 0.51, 0.99)):
+        fabricate(study, "baseline+cam", value, seed=seed)
+    table = tables.effects_table(finished_runs(study), "baseline").set_index("method")
+    found = table.loc["ABD-Net"]
+    assert (found["seeds"], found["mAP by seed"]) == ("0, 1", "+10.0, +14.0")
+    assert found["mAP difference [95 %]"] == "+12.0 [+12.0, +12.0]"
+    assert found["p (Holm)"] == "0.006", "2 of 2¹⁰ swaps of people, for three rows"
+    assert found["verdict"] == "varies with the seed", "over seeds the interval is -13.4 to 37.4"
+    assert table.loc["Baseline (XE) + PAM", "mAP by seed"] == "one seed: over people only"
+    # 10, 11 and 9 points: the mean is 10, its interval over seeds 7.5 to 12.5
+    assert table.loc["Baseline (XE) + CAM", ["mAP by seed", "verdict"]].tolist() == [
+        "+10.0, +11.0, +9.0", "differs",
+    ]  # fmt: skip
+    sentence = tables.effects_sentence(table.reset_index(), "baseline")
+    assert "2 of 3 rows can be told apart" in sentence and "It varies with the seed for ABD-Net." in sentence
+
+
+def test_an_effect_of_several_seeds_hides_no_query(study):
+    """For half of the people one seed wins, for the others the other: on average nobody gains."""
+    gains = [0.1] * 10 + [-0.1] * 10
+    for seed, sign in enumerate((1, -1)):
+        fabricate(study, "baseline", 0.5, seed=seed)
+        fabricate(study, "abdnet", [0.5 + sign * gain for gain in gains], seed=seed)
+    row = tables.effects_table(finished_runs(study), "baseline").iloc[0]
+    assert row["mAP difference [95 %]"] == "+0.0 [+0.0, +0.0]" and row["verdict"] == "indistinguishable"
 
 
 def test_effects_are_signed_ordered_and_of_the_same_seed(study):
@@ -241,12 +317,13 @@ def test_effects_are_signed_ordered_and_of_the_same_seed(study):
         fabricate(study, "baseline+pam", 0.4),
         fabricate(study, "baseline", 0.4),
         fabricate(study, "baseline+pam", 0.9, seed=1),  # no baseline with this seed
+        fabricate(study, "baseline+cam", 0.9, seed=1),
     ]
     table = tables.effects_table(runs, "baseline")
     assert table["method"].tolist() == ["Baseline (XE) + PAM", "ABD-Net"]
-    assert table["seed"].tolist() == [0, 0]
+    assert table["seeds"].tolist() == ["0", "0"]
     assert table["mAP difference [95 %]"].tolist() == ["+0.0 [+0.0, +0.0]", "-30.0 [-30.0, -30.0]"]
-    assert table["verdict"].tolist() == ["indistinguishable", "differs"]
+    assert table["verdict"].tolist() == ["indistinguishable", "differs (one seed)"]
     assert table["p (Holm)"].tolist() == ["1.000", "0.004"]  # 2 / 1024, doubled for two rows
 
 
@@ -261,7 +338,7 @@ def test_queries_without_a_match_count_in_no_difference(study):
 
 def test_without_the_reference_there_are_no_effects(study):
     table = tables.effects_table([fabricate(study, "abdnet")], "baseline")
-    assert table.empty and list(table)[:2] == ["method", "seed"]
+    assert table.empty and list(table)[:2] == ["method", "seeds"]
     assert "Nothing can be compared with Baseline (XE)" in tables.effects_sentence(table, "baseline")
 
 
@@ -319,8 +396,13 @@ def test_reranking_table(study):
     runs = [fabricate(study, method) for method in ("baseline", "pfsa", "gap")]
     table = tables.reranking_table(runs)
     assert table["method"].tolist() == ["GAP", "P + DS with SA₂ (published)"]
-    assert table.iloc[0].tolist() == ["GAP", 0, "50.0", "60.0 [11.0, 99.0]", "25.0", "45.0 [12.0, 98.0]"]
+    assert table.iloc[0].tolist() == ["GAP", "0", "50.0", "60.0 [11.0, 99.0]", "25.0", "45.0 [12.0, 98.0]"]
     assert len(tables.reranking_table([])) == 0
+    again = fabricate(study, "gap", 0.35, rank1=0.6, seed=1)
+    assert tables.reranking_table([*runs, again]).iloc[0].tolist() == [
+        "GAP", "0, 1", "55.0 ± 7.1 (2 seeds)", "65.0 ± 7.1 (2 seeds)", "30.0 ± 7.1 (2 seeds)",
+        "50.0 ± 7.1 (2 seeds)",
+    ]  # fmt: skip
 
 
 def references():
@@ -341,6 +423,8 @@ def test_scores_frame_and_reference_table(study):
     assert frame["reference"].tolist() == [False, False, True, True]
     columns = ["rank1", "rank1_low", "rank1_high", "map", "map_low", "map_high"]
     assert frame.loc[0, columns].tolist() == pytest.approx([0.5, 0.4, 0.6, 0.25, 0.2, 0.3])
+    assert frame["seeds"].tolist() == [1] * 4
+    assert tables.seeds_in_words(runs) == "seed 0"
     shown = tables.reference_table(references())
     assert shown.iloc[1].tolist() == [
         "untrained network",
@@ -349,6 +433,18 @@ def test_scores_frame_and_reference_table(study):
         "10.0 [5.0, 15.0]",
         "3.0",
     ]
+
+
+def test_scores_frame_of_several_seeds(study):
+    """Of 0.2, 0.3 and 0.4, the mean is 0.3 and s = 0.1. The bounds are no interval over people."""
+    runs = [*seeds(study, "gap", 0.2, 0.3, 0.4), fabricate(study, "baseline", seed=5)]
+    frame = tables.scores_frame(runs)
+    assert frame[["method", "seeds"]].to_numpy().tolist() == [["Baseline (XE)", 1], ["GAP", 3]]
+    assert frame.loc[1, ["map", "map_low", "map_high"]].tolist() == pytest.approx([0.3, 0.2, 0.4])
+    assert frame.loc[1, "map_by_seed"] == pytest.approx([0.2, 0.3, 0.4])
+    assert frame.loc[1, ["rank1", "rank1_low", "rank1_high"]].tolist() == pytest.approx([0.6, 0.4, 0.8])
+    assert frame.loc[0, ["map_low", "map_high"]].tolist() == pytest.approx([0.2, 0.3])
+    assert tables.seeds_in_words(runs) == "seeds 0, 1, 2, 5"
 
 
 def test_coverage_says_what_was_not_run(study):

@@ -25,3 +25,10 @@ def test_scores_over_seeds_by_hand():
     """Three seeds at 0.5, 0.6 and 0.7: mean 0.6, s 0.1, interval ± 4.303 · 0.1 / √3."""
     assert text.percent_over_seeds([0.5, 0.6, 0.7]) == "60.0 ± 10.0 [35.2, 84.8]"
     assert text.percent_over_seeds([0.5]) == "50.0", "one seed has no deviation"
+
+
+def test_a_rows_score_by_hand():
+    """0.5 and 0.6: the mean is 0.55, s = 0.1 / √2."""
+    assert text.percent_of_seeds([0.5, 0.6], (0.4, 0.7)) == "55.0 ± 7.1 (2 seeds)"
+    assert text.percent_of_seeds([0.5], (0.4, 0.7)) == "50.0 [40.0, 70.0]", "as before, over people"
+    assert text.percent_of_seeds([0.5]) == "50.0"
