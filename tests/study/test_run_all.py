@@ -169,6 +169,27 @@ def test_switches_add_their_sides_for_every_seed_before_the_comparison():
     assert step.produces[0] == "runs/abdnet.ow-reach.as-written-seed1/metrics.json"
 
 
+def test_tables_show_every_seed_and_single_runs_the_first_one_asked_for():
+    steps = plan(
+        profile="demo", methods=("baseline", "gap", "gap+sa1"), seeds=(3, 1), overrides={"epochs": 3}
+    )
+    trained = [name for name in steps if name.startswith("10_train")]
+    assert len(trained) == 6
+    for name in ("20_ablation_abdnet", "21_ablation_spatial_attention", "90_report"):
+        assert set(trained) <= set(steps[name].needs)
+        assert "seed" not in steps[name].parameters
+    step = steps["31_class_activation_maps"]
+    assert step.parameters["seed"] == 3
+    assert set(step.needs) == {"01_data", "10_train/gap-seed3", "10_train/gap+sa1-seed3"}
+    compares = [
+        step for step in steps.values() if step.notebook[:2] in ("20", "21", "22", "30", "31", "32", "90")
+    ]
+    assert len(compares) == 7
+    assert all(step.parameters["overrides"] == {"epochs": 3} for step in compares), (
+        "they choose the runs by it"
+    )
+
+
 def test_full_study_with_all_switches_and_with_none():
     steps = plan(*trained_switches("full"), methods=tuple(METHODS), seeds=(0,))
     trained = [switch for switch in SWITCHES if switch.name in trained_switches("full")]

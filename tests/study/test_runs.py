@@ -1,0 +1,290 @@
+"""Which runs belong together. Notebooks with tables show those of all seeds, and name the others."""
+
+import copy
+import json
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import IPython.display
+import matplotlib.pyplot as plt
+import nbformat
+import pandas as pd
+import pytest
+from made_up_runs import IMAGES, fabricate
+
+from reidlib.config import METHODS
+from reidlib.experiment import Housekeeping, ScoringSettings, TrainingSettings
+from reidlib.files import REPOSITORY, file_digest
+from reidlib.run import StaleRunError
+from reidlib.study.results import MissingRunError, Study
+from reidlib.study.runs import NO_SCORE, belonging, finished_runs, load_run, runs_by_dataset
+
+OTHER = "1" * 16  # fingerprint of other images
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study("demo", "folder", tmp_path / "demo-folder")
+
+
+def on(study, dataset):
+    """The study with the same profile and results folder, on another data set."""
+    return Study(study.profile, dataset, study.root.with_name(f"{study.profile}-{dataset}"))
+
+
+def images(training=IMAGES, test=IMAGES):
+    """A data set with these fingerprints; only what the choice of runs needs."""
+    return SimpleNamespace(root="/data", fingerprints={"training": training, "test": test})
+
+
+def names_of(runs):
+    return [run.name for run in runs]
+
+
+# ----------------------------------------------------------------------------------------------- one data set
+
+
+@pytest.mark.parametrize("other", [{"trained_on": OTHER}, {"scored_on": OTHER}])
+def test_runs_on_other_images_are_named_and_left_out(study, other):
+    """--data-root A for both rows, then --data-root B for the baseline alone, into the same results."""
+    fabricate(study, "baseline+pam")
+    fabricate(study, "baseline", **other)
+    fabricate(study, "abdnet", **other)
+    data = images(other.get("trained_on", IMAGES), other.get("scored_on", IMAGES))
+    runs, sentences = belonging(study, finished_runs(study), data, {})
+    assert names_of(runs) == ["abdnet-seed0", "baseline-seed0"]
+    assert sentences == ["`baseline+pam-seed0` is left out, made with other images."]
+    runs, sentences = belonging(study, finished_runs(study), images(), {})
+    assert names_of(runs) == ["baseline+pam-seed0"]
+    assert sentences == ["`abdnet-seed0`, `baseline-seed0` are left out, made with other images."]
+
+
+def test_runs_with_other_settings_are_named_and_left_out(study):
+    """--set epochs=3 for one row only: neither call compares 3 with 8 epochs."""
+    fabricate(study, "baseline")
+    fabricate(study, "baseline+pam", settings={"epochs": 3})
+    runs, sentences = belonging(study, finished_runs(study), images(), {})
+    assert names_of(runs) == ["baseline-seed0"]
+    assert sentences == ["`baseline+pam-seed0` is left out, made with epochs = 3 in place of 8."]
+    runs, sentences = belonging(study, finished_runs(study), images(), {"epochs": 3})
+    assert names_of(runs) == ["baseline+pam-seed0"]
+    assert sentences == ["`baseline-seed0` is left out, made with epochs = 8 in place of 3."]
+
+
+def test_rows_may_differ_by_what_they_are_and_seeds_by_their_number(study):
+    made = [fabricate(study, method, seed=seed) for method in METHODS for seed in (0, 7)]
+    made += [fabricate(study, "abdnet.cam-sign.as-written")]
+    assert belonging(study, made, images(), {}) == (made, [])
+
+
+def test_every_setting_counts_but_those_that_change_no_score(study):
+    run = fabricate(study, "pfsa")
+    settings = {"labels": ("method", "dataset", "profile", "seed")}
+    settings |= {
+        group: run.experiment.group(group) for group in (TrainingSettings, ScoringSettings, Housekeeping)
+    }
+    found = {}
+    for name in [name for names in settings.values() for name in names if name not in settings["labels"]]:
+        changed = copy.copy(run.experiment)
+        object.__setattr__(changed, name, "another value")  # no value of this setting: the row cannot have it
+        found[name] = bool(belonging(study, [replace(run, experiment=changed)], images(), {})[0])
+    ignored = {name for name, belongs in found.items() if belongs}
+    assert ignored == {*settings[Housekeeping], *NO_SCORE} and len(ignored) < len(found) / 4
+
+
+def test_two_files_of_weights_are_compared_by_content(study, tmp_path):
+    """A file that was moved is the same file; a page names no path of this machine."""
+    ours, moved, another = (tmp_path / name for name in ("ours.pth", "moved.pth", "another.pth"))
+    for path, content in ((ours, b"1"), (moved, b"1"), (another, b"2")):
+        path.write_bytes(content)
+    run = fabricate(study, "baseline", settings={"pretrained": str(ours)})
+    record = json.loads(run.files.weights_record.read_text())
+    record["made_from"]["pretrained"] = file_digest(ours)  # as training writes it
+    run.files.weights_record.write_text(json.dumps(record))
+    for path, fits in ((ours, True), (moved, True), (another, False)):
+        runs, sentences = belonging(study, finished_runs(study), images(), {"pretrained": str(path)})
+        assert bool(runs) == fits
+    assert sentences == ["`baseline-seed0` is left out, made with other pretrained weights."]
+    assert belonging(study, finished_runs(study), images(), {})[0] == []
+
+
+def test_a_setting_that_a_row_cannot_have_is_a_reason(study):
+    """With images_per_identity=5, no row with batches of 32 can be made: a run of it has other settings."""
+    fabricate(study, "baseline")
+    runs, (sentence,) = belonging(study, finished_runs(study), images(), {"images_per_identity": 5})
+    assert not runs and sentence.endswith("made with settings that its row cannot have here.")
+
+
+def test_what_everything_is_compared_with_has_to_be_there(study):
+    data, finished = images(), [fabricate(study, "abdnet")]
+    with pytest.raises(MissingRunError, match="--methods baseline"):
+        belonging(study, finished, data, {}, needs="baseline")
+    finished.append(fabricate(study, "baseline", seed=3, settings={"epochs": 3}))
+    with pytest.raises(StaleRunError, match=r"baseline-seed3 does not fit .* epochs = 3 in place of 8\."):
+        belonging(study, finished, data, {}, needs="baseline")
+    finished.append(fabricate(study, "baseline", seed=5))
+    assert names_of(belonging(study, finished, data, {}, needs="baseline")[0]) == [
+        "abdnet-seed0",
+        "baseline-seed5",
+    ]
+
+
+def test_a_single_run_has_the_settings_asked_for(study):
+    """Notebooks that show some runs cannot leave one out: they stop, and say why."""
+    fabricate(study, "gap", settings={"epochs": 3})
+    assert load_run(study, "gap", dataset=images(), overrides={"epochs": 3}).experiment.epochs == 3
+    assert load_run(study, "gap").experiment.epochs == 3, "whatever they are"
+    with pytest.raises(
+        StaleRunError, match="made with epochs = 3 in place of 8. Name the data root and the settings"
+    ):
+        load_run(study, "gap", dataset=images(), overrides={})
+    with pytest.raises(StaleRunError, match="/data .*other images, epochs = 3"):
+        load_run(study, "gap", dataset=images(OTHER), overrides={})
+
+
+# ------------------------------------------------------------------------------------------ several data sets
+
+
+def test_other_data_sets_show_the_runs_on_most_runs_images(study):
+    fabricate(study, "baseline", trained_on=OTHER)
+    market = on(study, "market1501")
+    fabricate(market, "baseline")
+    fabricate(market, "abdnet")
+    fabricate(market, "pfsa", scored_on=OTHER)
+    runs, sentences = runs_by_dataset(study, images(OTHER), {})
+    assert names_of(runs["folder"]) == ["baseline-seed0"], "by the data set that is given"
+    assert names_of(runs["market1501"]) == ["abdnet-seed0", "baseline-seed0"]
+    assert runs["msmt17"] == []
+    assert sentences == ["Market-1501: `pfsa-seed0` is left out, made with other images."]
+
+
+def test_of_as_many_runs_the_newest_ones_images_count(study):
+    market = on(study, "market1501")
+    old, new = fabricate(market, "pfsa"), fabricate(market, "abdnet", trained_on=OTHER)
+    for run, time in ((old, 1_000), (new, 2_000)):
+        os.utime(run.files.metrics, (time, time))
+    assert names_of(runs_by_dataset(study, images(), {})[0]["market1501"]) == ["abdnet-seed0"]
+    os.utime(old.files.metrics, (3_000, 3_000))
+    assert names_of(runs_by_dataset(study, images(), {})[0]["market1501"]) == ["pfsa-seed0"]
+
+
+def test_other_data_sets_have_overrides_of_their_own(study):
+    """The overrides of this call are not those of the other study: its runs have batches of 16 together."""
+    market, settings = on(study, "market1501"), {"batch_size": 16, "dropout": 0.25}
+    for method in ("baseline", "abdnet", "gap"):
+        fabricate(market, method, settings=settings)
+    fabricate(market, "pfsa")
+    runs, sentences = runs_by_dataset(study, images(), {"epochs": 3})
+    assert names_of(runs["market1501"]) == ["abdnet-seed0", "baseline-seed0", "gap-seed0"]
+    assert sentences == [
+        "Market-1501: the runs were made with dropout = 0.25, batch_size = 16, unlike those of this study.",
+        "Market-1501: `pfsa-seed0` is left out, made with dropout = 0.5 in place of 0.25, "
+        "batch_size = 32 in place of 16.",
+    ]
+
+
+def test_overrides_are_known_even_if_no_row_shows_them_all(study):
+    """Under paper, `gap` has 100 epochs and batches of 48 anyway, `baseline` a learning rate of 3e-4."""
+    paper = Study("paper", "folder", study.root.with_name("paper-folder"))
+    settings = {"epochs": 100, "batch_size": 48, "learning_rate": 3e-4, "images_per_identity": 4}
+    for method in ("baseline", "gap", "abdnet"):
+        fabricate(on(paper, "market1501"), method, settings=settings)
+    runs, (sentence,) = runs_by_dataset(paper, images(), {})
+    assert len(runs["market1501"]) == 3
+    assert all(f"{name} = " in sentence for name in settings)
+    assert runs_by_dataset(paper, images(), settings)[1] == [], "this call has the same"
+
+
+# ---------------------------------------------------------------------------------------------- the notebooks
+
+
+@pytest.fixture
+def shown(study, root, monkeypatch):
+    """A call that runs a notebook's code on the study → what it displays, and its figures."""
+    point = {"rank1": 0.2, "rank1_low": 0.1, "rank1_high": 0.3, "rank5": 0.4, "map": 0.1, "minp": 0.02}
+    references = pd.DataFrame([{"method": "colour histogram", **point, "map_low": 0.05, "map_high": 0.15}])
+    study.save_table(references, "reference_points")
+
+    def run(notebook, **parameters):
+        outputs = []
+        monkeypatch.setattr(IPython.display, "display", outputs.append)
+        monkeypatch.setattr(Study, "save_figure", lambda study, figure, name: outputs.append(figure))
+        names = {}
+        for cell in nbformat.read(REPOSITORY / "notebooks" / f"{notebook}.ipynb", as_version=4).cells:
+            if cell.cell_type == "code":
+                exec(cell.source, names)
+            if "parameters" in cell.metadata.get("tags", ()):
+                names |= {"profile": study.profile, "dataset": study.dataset, "data_root": str(root)}
+                names |= {"results": str(study.root.parent), **parameters}
+        return outputs
+
+    yield run
+    plt.close("all")
+
+
+@pytest.fixture
+def made(study, dataset):
+    """`fabricate` on the images of `dataset`."""
+    here = {"trained_on": dataset.fingerprints["training"], "scored_on": dataset.fingerprints["test"]}
+    return lambda method, precision=0.25, **options: fabricate(study, method, precision, **here | options)
+
+
+def pages(outputs):
+    return [output.data for output in outputs if isinstance(output, IPython.display.Markdown)]
+
+
+TABLES = [
+    ("20_ablation_abdnet", "baseline", "abdnet", "ablation_abdnet"),
+    ("21_ablation_spatial_attention", "gap", "pfsa", "ablation_pfsa"),
+    ("90_report", "baseline", "pfsa", "seeds"),
+]
+
+
+@pytest.mark.parametrize(("notebook", "reference", "method", "table"), TABLES)
+def test_tables_and_figures_need_no_seed_zero(shown, made, study, notebook, reference, method, table):
+    """With --seeds 1, they say what they say with seed 0; they used to say "not run"."""
+    seen = []
+    for seed in (0, 1):
+        for name, precision in ((reference, 0.25), (method, 0.375)):
+            made(name, precision, seed=seed)
+        outputs = shown(notebook)
+        (figure,) = (output for output in outputs if isinstance(output, plt.Figure))
+        assert f"seed {seed}, 95 % intervals" in figure.get_suptitle()
+        seen.append((study.tables / f"{table}.csv").read_text())
+        for name in (reference, method):
+            study.run(name, seed).rename(study.root / f"{name}-{seed}")
+    assert seen[0] == seen[1] and "37.5" in seen[0]
+
+
+@pytest.mark.parametrize(("notebook", "reference", "method", "table"), TABLES)
+def test_tables_and_figures_show_several_seeds(shown, made, study, notebook, reference, method, table):
+    for seed, precision in enumerate((0.25, 0.375)):
+        made(reference, precision, seed=seed)
+        made(method, precision + 0.125, seed=seed)
+    outputs = shown(notebook)
+    (figure,) = (output for output in outputs if isinstance(output, plt.Figure))
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert f"{METHODS[method].title}, 2 seeds" in labels
+    assert "43.8 ± 8.8" in (study.tables / f"{table}.csv").read_text()
+
+
+@pytest.mark.parametrize(("notebook", "reference", "method", "table"), TABLES)
+def test_notebooks_name_and_leave_out_what_does_not_belong(
+    shown, made, study, notebook, reference, method, table
+):
+    """Runs on other images have another number of queries: comparing them would fail."""
+    made(reference)
+    made(method, [0.9] * 8, trained_on=OTHER, scored_on=OTHER)
+    made(method, 0.9, seed=1, settings={"epochs": 3})
+    outputs = shown(notebook)
+    told = "\n".join(pages(outputs))
+    assert f"`{method}-seed0` is left out, made with other images." in told
+    assert f"`{method}-seed1` is left out, made with epochs = 3 in place of 8." in told
+    assert "90.0" not in (study.tables / f"{table}.csv").read_text()
+    with pytest.raises(StaleRunError, match=f"{reference}-seed0 does not fit"):
+        shown(notebook, overrides={"epochs": 3})
