@@ -24,7 +24,7 @@ class PairedEffect(NamedTuple):
 
 
 def paired_effect(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> PairedEffect:
-    """The difference between two methods: each query's scores are averaged over the seeds.
+    """The difference between two methods, from each query's scores averaged over the seeds.
 
     Interval and p hold for these trainings. They do not tell what other seeds give: map_by_seed shows that.
 

@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from reidlib.config import METHODS, PROFILES, VARIANTS, experiment_for
+from reidlib.config import METHODS, PROFILES, SETTINGS, VARIANTS, experiment_for
 from reidlib.datasets import DATASET_TITLES, DATASETS, ReidDataset, load_dataset
 from reidlib.experiment import Experiment, ScoringSettings, TrainingSettings
 from reidlib.files import REPOSITORY
@@ -24,6 +24,7 @@ from reidlib.synthetic import SyntheticSpec
 NO_SCORE = ("bootstrap_resamples",)
 # Settings that may name a file. A run's record holds the file's digest, and two files are compared by it.
 NAMES_A_FILE = ("pretrained",)
+OTHER_DATA = "other images"
 
 
 def load_run(
@@ -91,6 +92,7 @@ def belonging(
     Raises:
         MissingRunError: there is no run of `needs`.
         StaleRunError: there are such runs, but none belongs to these data and settings.
+        ConfigError: an unknown setting among the overrides.
     """
     runs = list(runs)
     chosen, sentences = _chosen(study, runs, [run.is_of(dataset) for run in runs], _by_content(overrides))
@@ -124,9 +126,6 @@ def runs_by_dataset(
             own = [f"{DATASET_TITLES[name]}: {sentence}" for sentence in own]
         sentences += own
     return runs, sentences
-
-
-OTHER_DATA = "other images"
 
 
 def _most_alike(study: Study, runs: list[Run], overrides: dict[str, Any]) -> tuple[list[Run], list[str]]:
@@ -186,8 +185,12 @@ def _images_of(run: Run) -> tuple[str, str]:
 
 
 def _by_content(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides, with the digest of a file in place of its path."""
-    values = dict(overrides)
+    """The overrides, with the digest of a file in place of its path.
+
+    Raises:
+        ConfigError: an unknown setting.
+    """
+    values = {choose("setting", name, SETTINGS): value for name, value in overrides.items()}
     for name in NAMES_A_FILE:
         if isinstance(values.get(name), str):
             from reidlib.torch_files import weights_file_digest  # torch takes seconds to import
@@ -223,8 +226,8 @@ def _other_settings(run: Run, study: Study, overrides: Mapping[str, Any]) -> lis
     """The settings in which a run differs from its row under these overrides, in words."""
     try:
         found = _differences(run, study, overrides)
-    except ConfigError:
-        return ["settings that its row cannot have here"]
+    except ConfigError as error:
+        return [f"settings that its row cannot have here ({str(error).rstrip('.')})"]
     return [
         _in_words(name, own) + ("" if name in NAMES_A_FILE else f" in place of {wanted}")
         for name, (own, wanted) in found.items()

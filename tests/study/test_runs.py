@@ -21,6 +21,7 @@ from reidlib.config import METHODS
 from reidlib.experiment import Housekeeping, ScoringSettings, TrainingSettings
 from reidlib.files import REPOSITORY, file_digest
 from reidlib.run import StaleRunError
+from reidlib.settings import ConfigError
 from reidlib.study.results import MissingRunError, Study
 from reidlib.study.runs import belonging, finished_runs, load_run, runs_by_dataset
 
@@ -114,10 +115,18 @@ def test_two_files_of_weights_are_compared_by_content(study, tmp_path):
 
 
 def test_a_setting_that_a_row_cannot_have_is_a_reason(study):
-    """With images_per_identity=5, no row with batches of 32 can be made: a run of it has other settings."""
-    fabricate(study, "baseline")
-    runs, (sentence,) = belonging(study, finished_runs(study), images(), {"images_per_identity": 5})
-    assert not runs and sentence.endswith("made with settings that its row cannot have here.")
+    """O.F. is for ABD-Net's rows. Where it is asked for, runs of PFSA's have other settings."""
+    made = [fabricate(study, "baseline", settings={"of_weight": 1e-6}), fabricate(study, "gap")]
+    runs, (sentence,) = belonging(study, made, images(), {"of_weight": 1e-6})
+    assert runs == made[:1] and sentence.startswith(
+        "`gap-seed0` is left out, made with settings that its row cannot"
+    )
+    assert "of_weight penalises ABD-Net's feature maps" in sentence
+
+
+def test_a_wrong_setting_is_said_and_no_reason_to_leave_runs_out(study):
+    with pytest.raises(ConfigError, match="Unknown setting 'epoch'. Did you mean 'epochs'?"):
+        belonging(study, [fabricate(study, "gap")], images(), {"epoch": 3})
 
 
 def test_what_everything_is_compared_with_has_to_be_there(study):
@@ -205,12 +214,12 @@ def test_overrides_are_known_even_if_no_row_shows_them_all(study):
 
 @pytest.fixture
 def shown(study, root, monkeypatch):
-    """A call that runs a notebook's code on the study → what it displays, and its figures."""
+    """A call that runs a notebook's code on the study (until a cell) → what it displays, and its figures."""
     point = {"rank1": 0.2, "rank1_low": 0.1, "rank1_high": 0.3, "rank5": 0.4, "map": 0.1, "minp": 0.02}
     references = pd.DataFrame([{"method": "colour histogram", **point, "map_low": 0.05, "map_high": 0.15}])
     study.save_table(references, "reference_points")
 
-    def run(notebook, **parameters):
+    def run(notebook, *, until="", **parameters):
         outputs = []
         monkeypatch.setattr(IPython.display, "display", outputs.append)
         monkeypatch.setattr(Study, "save_figure", lambda study, figure, name: outputs.append(figure))
@@ -221,6 +230,8 @@ def shown(study, root, monkeypatch):
             if "parameters" in cell.metadata.get("tags", ()):
                 names |= {"profile": study.profile, "dataset": study.dataset, "data_root": str(root)}
                 names |= {"results": str(study.root.parent), **parameters}
+            if cell.id == until:
+                break
         return outputs
 
     yield run
@@ -288,3 +299,25 @@ def test_notebooks_name_and_leave_out_what_does_not_belong(
     assert "90.0" not in (study.tables / f"{table}.csv").read_text()
     with pytest.raises(StaleRunError, match=f"{reference}-seed0 does not fit"):
         shown(notebook, overrides={"epochs": 3})
+
+
+SINGLE_RUNS = [
+    ("22_paper_vs_code", ("abdnet", "pfsa")),
+    ("30_attention_maps", ("baseline+pam+cam", "abdnet-xe")),
+    ("31_class_activation_maps", ("gap", "gap+sa1")),
+    ("32_ranking_gallery", ("abdnet-xe", "baseline+pam+cam", "baseline")),
+]
+
+
+@pytest.mark.parametrize(("notebook", "methods"), SINGLE_RUNS)
+def test_notebooks_of_single_runs_stop_at_one_that_does_not_belong(shown, made, study, notebook, methods):
+    settings = {"epochs": 3}
+    for method in methods:
+        made(method, settings=settings)
+    assert pages(shown(notebook, until="open", overrides=settings)) == []
+    with pytest.raises(StaleRunError, match="made with epochs = 3 in place of 8"):
+        shown(notebook, until="open")
+    study.run(methods[-1], 0).rename(study.root / "elsewhere")
+    made(methods[-1], settings=settings, trained_on=OTHER)
+    with pytest.raises(StaleRunError, match="made with other images"):
+        shown(notebook, until="open", overrides=settings)
