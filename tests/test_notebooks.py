@@ -79,10 +79,17 @@ def test_cells_are_in_the_usual_order(name):
     assert kinds[:2] == ["parameters", "setup"]
     texts = [cell.source for cell in cells[1:] if cell.cell_type == "markdown"]
     assert not any(text.startswith("# ") for text in texts), "one title"
-    if cells[-1].cell_type == "markdown":
-        assert cells[-1].source.startswith("## Takeaway")
-    else:
-        assert cells[-1].id == "takeaway" and cells[-2].source.startswith("## Takeaway")
+    assert cells[-2].source == "## Takeaway", "no fixed sentence"
+    assert (cells[-1].id, cells[-1].cell_type) == ("takeaway", "code"), "it is made from the numbers"
+
+
+@every
+def test_the_title_names_the_papers_figure_or_table(name):
+    """A number where it is known; otherwise that it was not recovered, or that the papers have none."""
+    title = NOTEBOOKS[name].cells[0].source
+    assert re.search(
+        r"(Figures?|Tables?) \d|number .*was not recovered|No figure or table of the papers", title
+    )
 
 
 @every

@@ -269,6 +269,7 @@ def comparison_table(runs: RunsByDataset, name: str, dataset: str, profile: str)
             "venue": row.get("venue", DASH),
             **{columns[c]: as_published(row[c]) for c in shown},
             "from": "paper",
+            "note": row.get("note", DASH),
         }
         for _, row in paper.iterrows()
     ]
@@ -280,7 +281,10 @@ def comparison_table(runs: RunsByDataset, name: str, dataset: str, profile: str)
 
 
 def pfsa_table(runs: RunsByDataset, profile: str) -> pd.DataFrame:
-    """PFSA's Table 1 as published, then our `pfsa` without and with re-ranking (the paper's row has it)."""
+    """PFSA's Table 1 as published, then our `pfsa` without and with re-ranking (the paper's row has it).
+
+    "probably" stands where a row's numbers elsewhere suggest that they are re-ranked here.
+    """
     paper = paper_table("pfsa_table1")
     rows = []
     for _, row in paper.iterrows():
@@ -451,6 +455,50 @@ def spatial_ablation_table(runs: Sequence[Run]) -> pd.DataFrame:
         }
         rows.append({"method": row.title, "paper": DASH, **cells})
     return pd.DataFrame(rows)
+
+
+def reference_sentence(references: pd.DataFrame) -> str:
+    """What scores without learning mean for the scores of this report, in words."""
+    best = references.loc[references["map"].idxmax()]
+    return (
+        f"Without learning, {best['method']} goes furthest on these queries: rank-1 "
+        f"{percent(best['rank1'])} %, mAP {percent(best['map'])} %. A network whose scores are not well "
+        "above that has learned little. Intervals are 95 % bootstrap intervals over people, because images "
+        "of one person are not independent."
+    )
+
+
+def run_sentence(run: Run) -> str:
+    """The result of one run in words, and whether its epoch was chosen."""
+    metrics = run.metrics
+    text = (
+        f"Rank-1 {percent(metrics['rank1'], metrics['rank1_interval'])} % and mAP "
+        f"{percent(metrics['map'], metrics['map_interval'])} % over {metrics['queries_scored']:,} queries "
+        "(95 % intervals over people, from this one training)."
+    )
+    if metrics["reranked"]:
+        text += f" After re-ranking, mAP is {percent(metrics['reranked']['map'])} %."
+    if metrics.get("checkpoint"):
+        return text + " The weights are those of the file: nothing was trained or chosen here."
+    chosen = {
+        "last": "They are those of the last epoch: nothing was chosen on the test set.",
+        "best_on_test": "The epoch was chosen on the test set, which flatters them.",
+        "best_on_validation": "The epoch was chosen on held-out training people, not on the test set.",
+    }
+    return f"{text} {chosen[run.experiment.report_epoch]}"
+
+
+def agreement_sentence(agreement: pd.DataFrame) -> str:
+    """The result of `agreement_table` in words: which model of each pair is right alone more often."""
+    parts = [
+        f"{row['first']} alone is right on {row['only the first']}, {row['second']} alone on "
+        f"{row['only the second']}"
+        for _, row in agreement.iterrows()
+    ]
+    total = int(agreement.iloc[0, 2:].sum())
+    return (
+        f"At rank 1, of {total:,} queries: {'; '.join(parts)}. A gallery of a few queries cannot show that."
+    )
 
 
 def weights_sentence(run: Run) -> str:

@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from reidlib.config import METHODS, PROFILES, SETTINGS, VARIANTS, experiment_for
+from reidlib.config import METHODS, OF_FILES, PROFILES, SETTINGS, VARIANTS, experiment_for
 from reidlib.datasets import DATASET_TITLES, DATASETS, ReidDataset, load_dataset
 from reidlib.experiment import Experiment, ScoringSettings, TrainingSettings
 from reidlib.files import REPOSITORY
@@ -22,8 +22,6 @@ from reidlib.synthetic import SyntheticSpec
 
 # Settings that change no score: bootstrap_resamples only changes how finely an interval is estimated.
 NO_SCORE = ("bootstrap_resamples",)
-# Settings that may name a file. A run's record holds the file's digest, and two files are compared by it.
-NAMES_A_FILE = ("pretrained",)
 OTHER_DATA = "other images"
 
 
@@ -185,14 +183,14 @@ def _images_of(run: Run) -> tuple[str, str]:
 
 
 def _by_content(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides, with the digest of a file in place of its path.
+    """The overrides, with the digest of a file in place of its path. A run's record holds the digest, too.
 
     Raises:
         ConfigError: an unknown setting.
     """
     values = {choose("setting", name, SETTINGS): value for name, value in overrides.items()}
-    for name in NAMES_A_FILE:
-        if isinstance(values.get(name), str):
+    for name in OF_FILES:
+        if values.get(name) and isinstance(values[name], str):
             from reidlib.torch_files import weights_file_digest  # torch takes seconds to import
 
             values[name] = weights_file_digest(Path(values[name]))
@@ -208,12 +206,10 @@ def _differences(run: Run, study: Study, overrides: Mapping[str, Any]) -> dict[s
     Raises:
         ConfigError: the row cannot have these overrides.
     """
-    files = {name: overrides[name] for name in NAMES_A_FILE if isinstance(overrides.get(name), str)}
-    others = {name: value for name, value in overrides.items() if name not in files}
-    row = experiment_for(run.method, dataset=study.dataset, profile=study.profile, seed=run.seed, **others)
+    row = experiment_for(run.method, dataset=study.dataset, profile=study.profile, seed=run.seed, **overrides)
     record = run.made_from["weights"]
-    own = _comparable(run.experiment) | {name: record[name] for name in NAMES_A_FILE if name in record}
-    wanted = _comparable(row) | files
+    own = _comparable(run.experiment) | {name: record[name] for name in OF_FILES if name in record}
+    wanted = _comparable(row)
     return {name: (own[name], wanted[name]) for name in own if own[name] != wanted[name]}
 
 
@@ -229,13 +225,14 @@ def _other_settings(run: Run, study: Study, overrides: Mapping[str, Any]) -> lis
     except ConfigError as error:
         return [f"settings that its row cannot have here ({str(error).rstrip('.')})"]
     return [
-        _in_words(name, own) + ("" if name in NAMES_A_FILE else f" in place of {wanted}")
+        _in_words(name, own) + ("" if name in OF_FILES else f" in place of {wanted}")
         for name, (own, wanted) in found.items()
     ]
 
 
 def _in_words(name: str, value: Any) -> str:
-    return f"other {name} weights" if name in NAMES_A_FILE and isinstance(value, str) else f"{name} = {value}"
+    is_file = name in OF_FILES and value and isinstance(value, str)
+    return f"other {name} weights" if is_file else f"{name} = {value}"
 
 
 # Options of the real data sets. The synthetic one takes the fields of SyntheticSpec.

@@ -155,7 +155,7 @@ def test_comparisons_show_the_papers_rows_and_ours(study, name, dataset, scores)
     seeds(on(study, dataset), "abdnet", 0.2, 0.3)
     table = tables.comparison_table(runs_by_dataset(study), name, dataset, "demo")
     paper = typed_rows(name)
-    assert list(table) == ["method", "venue", *scores.values(), "from"]
+    assert list(table) == ["method", "venue", *scores.values(), "from", "note"]
     theirs, ours = table.iloc[: len(paper)], table.iloc[len(paper) :]
     for shown, row in zip(theirs.to_dict("records"), paper, strict=True):
         assert (shown["method"], shown["venue"], shown["from"]) == (row["method"], row["venue"], "paper")
@@ -351,6 +351,48 @@ def test_agreement_by_hand(study):
     assert tables.agreement_table([one, two]).to_dict("records") == [
         {"first": "ABD-Net", "second": "Baseline (XE)", **counts}
     ]
+
+
+def test_the_agreement_in_words_has_the_tables_numbers():
+    counts = [{"both right": 5, "only the first": 4, "only the second": 2, "neither": 1201}]
+    table = pd.DataFrame([{"first": "A", "second": "B", **counts[0]}])
+    assert tables.agreement_sentence(table).startswith(
+        "At rank 1, of 1,212 queries: A alone is right on 4, B alone on 2."
+    )
+
+
+def test_the_best_reference_without_learning_in_words():
+    rows = [("histogram", 0.1, 0.07), ("untrained network", 0.2, 0.06)]
+    references = pd.DataFrame(rows, columns=["method", "rank1", "map"])
+    said = tables.reference_sentence(references)
+    assert said.startswith(
+        "Without learning, histogram goes furthest on these queries: rank-1 10.0 %, mAP 7.0 %"
+    )
+    references.loc[1, "map"] = 0.08
+    assert "untrained network goes furthest on these queries: rank-1 20.0 %, mAP 8.0 %" in (
+        tables.reference_sentence(references)
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "nothing was chosen on the test set"),
+        ({"report_epoch": "best_on_test", "score_test_every": 1}, "chosen on the test set, which flatters"),
+        (
+            {"report_epoch": "best_on_validation", "validation_identities": 2, "validate_every": 1},
+            "chosen on held-out training people",
+        ),
+    ],
+)
+def test_a_runs_result_in_words(study, settings, says):
+    said = tables.run_sentence(fabricate(study, "baseline", settings=settings))
+    assert said.startswith(
+        "Rank-1 50.0 [40.0, 60.0] % and mAP 25.0 [20.0, 30.0] % over 20 queries (95 % intervals over people"
+    )
+    assert says in said and "re-ranking" not in said
+    again = tables.run_sentence(fabricate(study, "pfsa"))
+    assert "After re-ranking, mAP is 45.0 %." in again
 
 
 # --------------------------------------------------------------------------------------------------- all runs
