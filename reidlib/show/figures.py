@@ -400,23 +400,23 @@ def switch_panels(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) ->
     The panels show gradients and distances on the same weights, and mAP where both sides were scored.
 
     Args:
-        untrained: `switch_effects.untrained_effects`, one row per switch.
-        effects: `switch_effects.trained_effects`, one row per switch, also for switches that only change
-            scoring.
+        untrained: `switch_effects.untrained_effects`, one row for each side.
+        effects: `switch_effects.trained_effects`, one row for each side, also of switches that only change
+            scoring or the schedule.
     """
     figure, axes = plt.subplots(
         1, 3, figsize=(12, 0.34 * len(effects) + 1.9), sharey=True, layout="constrained"
     )
-    positions = {name: len(effects) - 1 - number for number, name in enumerate(effects["name"])}
+    sides = list(zip(effects["name"], effects["side"], strict=True))
+    positions = {side: len(effects) - 1 - number for number, side in enumerate(sides)}
     gradients, distances, scores = axes
     for _, row in untrained.iterrows():
-        gradients.plot(row["gradient_cosine"], positions[row["name"]], "o", color="#2b5c8a")
-        distances.plot(100 * row["distance_change"], positions[row["name"]], "o", color="#2b5c8a")
+        position = positions[row["name"], row["side"]]
+        gradients.plot(row["gradient_cosine"], position, "o", color="#2b5c8a")
+        distances.plot(100 * row["distance_change"], position, "o", color="#2b5c8a")
     for _, row in effects[effects["seeds"] > 0].iterrows():
-        position, colour = (
-            positions[row["name"]],
-            "#b2452a" if row["verdict"].startswith("differs") else "#8c8c8c",
-        )
+        position = positions[row["name"], row["side"]]
+        colour = "#b2452a" if row["verdict"].startswith("differs") else "#8c8c8c"
         low, high = (100 * row[f"map_difference_{bound}"] for bound in ("low", "high"))
         scores.plot([low, high], [position] * 2, color=colour, linewidth=2.5, alpha=0.5)
         scores.plot(100 * row["map_difference"], position, "o", color=colour)
@@ -424,16 +424,20 @@ def switch_panels(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) ->
     if not (effects["seeds"] > 0).any():
         scores.set(xlim=(-1, 1), xticks=[0])
 
-    def write_in(axis, names, text: str) -> None:
-        for name in names:
-            axis.annotate(
-                text, (0.5, positions[name]), xycoords=("axes fraction", "data"), ha="center", va="center",
-                fontsize=8, color="#6f6f6f", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-            )  # fmt: skip
+    def write_in(axis, position: int, text: str) -> None:
+        axis.annotate(
+            text, (0.5, position), xycoords=("axes fraction", "data"), ha="center", va="center",
+            fontsize=8, color="#6f6f6f", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
 
-    write_in(scores, effects.loc[effects["seeds"] == 0, "name"], "not run")
-    for axis in (gradients, distances):
-        write_in(axis, effects.loc[~effects["name"].isin(untrained["name"]), "name"], "scoring only")
+    drawn = set(zip(untrained["name"], untrained["side"], strict=True))
+    for side, (_, row) in zip(sides, effects.iterrows(), strict=True):
+        if row["seeds"] == 0:
+            write_in(scores, positions[side], row["verdict"])
+        for axis in (gradients, distances) if side not in drawn else ():
+            write_in(
+                axis, positions[side], "no run" if row["about"] == "training" else f"{row['about']} only"
+            )
     gradients.set(
         xlim=(min([0, *untrained["gradient_cosine"]]) - 0.05, 1.05), ylim=(-0.6, len(effects) - 0.4)
     )
@@ -441,7 +445,7 @@ def switch_panels(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) ->
     texts = (
         (gradients, "same weights, one training batch", "cosine of the sides' gradients"),
         (distances, "same weights, test images", "change of distances (%)"),
-        (scores, "both sides scored, 95 % (red: differs)", "mAP, written − released (points)"),
+        (scores, "both sides scored, 95 % (red: differs)", "mAP, other side − released (points)"),
     )
     first = effects["paper"].drop_duplicates().index[1:]  # where the next paper begins
     for axis, above, below in texts:

@@ -93,7 +93,11 @@ def untrained_effects(
 
 
 def names_of(switch: Switch, side: str) -> dict[str, str]:
-    """The columns that name a side's comparison with the released one."""
+    """The columns that name a side's comparison with the released one.
+
+    about: what the switch changes: training, scoring or schedule.
+    """
+    about = "scoring" if switch.effect == "evaluation" else "schedule" if switch.of_schedule else "training"
     what = switch.what if len(switch.others) == 1 else f"{switch.what}: {side.replace('-', ' ')}"
     return {
         "paper": switch.paper,
@@ -102,6 +106,7 @@ def names_of(switch: Switch, side: str) -> dict[str, str]:
         "side": side,
         "what": what,
         "base": switch.base,
+        "about": about,
     }
 
 
@@ -250,7 +255,8 @@ def trained_effects(
             pairs = [sides for seed in seeds if (sides := _sides(known, dataset, runs_of, seed, cache))]
             row = {**names_of(switch, side), "same_run": runs_of.same_run}
             rows.append({**row, "seeds": len(pairs), **(_effect(pairs) if pairs else {})})
-    columns = ["paper", "number", "name", "side", "what", "base", "same_run", "seeds", "rank1", "map"]
+    columns = ["paper", "number", "name", "side", "what", "base", "about", "same_run"]
+    columns += ["seeds", "rank1", "map"]
     columns += [f"{key}_difference{bound}" for key in ("rank1", "map") for bound in ("", "_low", "_high")]
     frame = pd.DataFrame(rows, columns=[*columns, "map_by_seed", "p"])
     compared = frame["seeds"] > 0

@@ -206,8 +206,8 @@ def untrained_and_effects():
             "map_difference_high",
             "verdict",
         ],
-    )
-    return untrained, effects
+    ).assign(side="as-written", about=["training"] * 3 + ["scoring"])
+    return untrained.assign(side="as-written"), effects
 
 
 def test_switch_panels_draw_what_was_run_and_name_what_was_not():
@@ -243,12 +243,24 @@ def test_switch_panels_draw_what_was_run_and_name_what_was_not():
         dotted = [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == ":"]
         assert dotted == [1.5], "between the papers"
     assert figure.get_suptitle() == "Paper against code"
-    assert "written − released" in scores.get_xlabel()
+    assert "other side − released" in scores.get_xlabel()
+
+
+def test_switch_panels_have_a_row_for_each_side():
+    """Sides of one switch do not fall onto one row; what is not drawn says why."""
+    untrained, effects = untrained_and_effects()
+    effects.loc[2, ["name", "side", "verdict"]] = ["sign", "one-branch", "the same with these settings"]
+    effects.loc[1, "about"] = "schedule"
+    untrained = untrained.iloc[[0, 2]].assign(name="sign", side=["as-written", "one-branch"])
+    gradients, _, scores = drawn(figures.switch_panels(untrained, effects, "t")).axes
+    assert [line.get_ydata()[0] for line in gradients.lines if line.get_marker() == "o"] == [3, 1]
+    assert texts(gradients) == ["schedule only", "scoring only"]
+    assert texts(scores) == ["not run", "the same with these settings"]
 
 
 def test_switch_panels_where_nothing_was_run():
     untrained, effects = untrained_and_effects()
-    effects["seeds"] = 0
+    effects[["seeds", "verdict"]] = 0, "not run"
     effects.loc[:, "map_difference":"map_difference_high"] = float("nan")
     *_, scores = drawn(figures.switch_panels(untrained, effects, "t")).axes
     assert texts(scores) == ["not run"] * 4
