@@ -455,7 +455,8 @@ def switch_panels(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) ->
         for number in first:
             axis.axhline(len(effects) - number - 0.5, color="#6f6f6f", linewidth=0.6, linestyle=":")
     labels = [
-        f"{row['what'].replace('`', '')}  ·  {row['paper']} {row['number']}" for _, row in effects.iterrows()
+        f"{row['what'].replace('`', '')}  ·  {row['paper']} {row['number'].strip('–')}".rstrip()
+        for _, row in effects.iterrows()
     ]
     gradients.set_yticks(list(positions.values()), labels, fontsize=9)
     figure.suptitle(title)
