@@ -5,32 +5,23 @@ Official counts: data/paper/dataset_protocols.csv.
 
 import csv
 import os
-import struct
 import warnings
-import zlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from reidlib.datasets.types import DatasetError, ReidDataset
+from reidlib.errors import shown
 from reidlib.files import REPOSITORY
+from reidlib.images.contents import UnreadableImageError
+from reidlib.images.decoding import open_rgb
 from reidlib.progress import track_progress
 
 PROTOCOLS = REPOSITORY / "data" / "paper" / "dataset_protocols.csv"
 # Counts that the table's notes call weakly sourced: a difference is a warning, not an error.
 WEAKLY_SOURCED = frozenset({("msmt17", "train_images"), ("dukemtmc-reid", "train_ids")})
-UNREADABLE = (  # what PIL raises for an unreadable image
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 _CUHK03 = (
     "{} images instead of {} ones, "
@@ -86,21 +77,20 @@ def split_statistics(dataset: ReidDataset) -> list[dict]:
 
 
 def check_images(dataset: ReidDataset, *, workers: int | None = None) -> None:
-    """Decode every image.
+    """Decode every image, as training and scoring do.
 
     Args:
         workers: number of threads; None: one per core.
 
     Raises:
-        DatasetError: names the files that are truncated, empty or no image.
+        DatasetError: names the files that are truncated, empty or no image, and what is wrong with them.
     """
 
     def problem(path: Path) -> str | None:
         try:
-            with Image.open(path) as image:
-                image.load()
-        except UNREADABLE as error:
-            return f"{path} ({error})" if str(path) not in str(error) else str(error)
+            open_rgb(path)
+        except UnreadableImageError as error:
+            return f"{path} ({error.reason})"
         return None
 
     paths = [path for split in dataset.splits.values() for path in split.paths]
@@ -187,9 +177,10 @@ def check_protocol(dataset: ReidDataset, notes: list[str]) -> None:
 
 def warn(notes: list[str], message: str) -> None:
     notes.append(message)
+    message = shown(message)
     warnings.warn(message, UserWarning, stacklevel=4)
 
 
 def some(items: Iterable, limit: int = 4) -> str:
-    items = [str(item) for item in items]
+    items = [shown(str(item)) for item in items]
     return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")

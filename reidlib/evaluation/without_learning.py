@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
 from reidlib.datasets.types import ReidDataset
 from reidlib.evaluation.distance_blocks import EvaluationError
@@ -15,6 +14,7 @@ from reidlib.evaluation.embedding import embed_test_set
 from reidlib.evaluation.ranking import rank
 from reidlib.evaluation.scoring import summary
 from reidlib.experiment import Experiment
+from reidlib.images.decoding import open_rgb
 from reidlib.models.networks import model_from_experiment
 from reidlib.progress import track_progress
 from reidlib.statistics import interval_columns
@@ -24,7 +24,8 @@ def reference_points(experiment: Experiment, dataset: ReidDataset, *, cache: Pat
     """Scores of a colour histogram and of the experiment's network with random weights.
 
     Returns:
-        One row each: method, rank1, rank1_low, rank1_high, rank5, map, map_low, map_high, minp (fractions).
+        One row each: method, rank1, rank1_low, rank1_high, rank5, map, map_low, map_high, minp (fractions;
+        NaN bounds: no interval).
     """
     torch.manual_seed(experiment.seed)
     untrained = model_from_experiment(replace(experiment, pretrained=False), dataset.num_train_identities)
@@ -56,7 +57,8 @@ def colour_histogram_embeddings(paths: Sequence[str | Path], bins: int = 8) -> n
         (N, bins³) float32: the square root of each bin's share of the pixels, so that rows have length 1.
 
     Raises:
-        EvaluationError: `bins` is not from 2 to 32, or an image cannot be read (the message names it).
+        EvaluationError: `bins` is not from 2 to 32.
+        UnreadableImageError: an image cannot be read; the message names it.
     """
     if not 2 <= bins <= 32:
         raise EvaluationError(f"bins={bins} per colour channel must lie from 2 to 32.")
@@ -69,12 +71,6 @@ def colour_histogram_embeddings(paths: Sequence[str | Path], bins: int = 8) -> n
 
 
 def _histogram(path: Path, bins: int) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            level = np.asarray(image.convert("RGB"), dtype=np.int64).reshape(-1, 3) * bins // 256
-    except OSError as error:
-        raise EvaluationError(
-            f"The image {path} cannot be read ({error}): replace it or leave it out."
-        ) from error
+    level = np.asarray(open_rgb(path), dtype=np.int64).reshape(-1, 3) * bins // 256
     counts = np.bincount(level @ np.array([bins * bins, bins, 1]), minlength=bins**3)
     return np.sqrt(counts / len(level))

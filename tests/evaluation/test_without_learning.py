@@ -13,6 +13,7 @@ from reidlib.evaluation import (
     reference_points,
     retrieval_metrics,
 )
+from reidlib.images.decoding import ImageError
 
 
 def test_colour_histogram(tmp_path):
@@ -27,7 +28,7 @@ def test_colour_histogram(tmp_path):
     assert embeddings[1, 3 * 64 + 3 * 8 + 3] == 1  # 100 (of 0 to 255) lies in the fourth of eight bins
     np.testing.assert_allclose((embeddings**2).sum(axis=1), 1)
     (tmp_path / "c.png").write_bytes(b"not an image")
-    with pytest.raises(EvaluationError, match=r"c\.png"):
+    with pytest.raises(ImageError, match=r"c\.png"):
         colour_histogram_embeddings([tmp_path / "c.png"])
     with pytest.raises(EvaluationError, match="bins=1"):
         colour_histogram_embeddings([tmp_path / "a.png"], bins=1)

@@ -1,18 +1,21 @@
 """Decoding against PIL; the cache of decoded images, also with damaged files."""
 
+import io
 import json
 import multiprocessing
+import os
 import shutil
 import struct
+import subprocess
 import zlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageCms
 
 from reidlib.images import decoding
-from reidlib.images.decoding import ImageError, decode, load_images, load_sizes
+from reidlib.images.decoding import ImageError, decode, load_images, load_sizes, open_rgb
 
 RNG = np.random.default_rng(0)
 
@@ -66,12 +69,160 @@ def test_palette_is_looked_up_before_resizing(tmp_path):
     np.testing.assert_array_equal(decode(tmp_path / "a.png", 48, 24), expected)
 
 
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
-    """PIL alone would turn everything above 255 of 65535 white."""
-    pixels = np.linspace(0, 65535, 48 * 24).astype(np.uint16).reshape(48, 24)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    decoded = decode(tmp_path / "a.png", 48, 24)
-    np.testing.assert_array_equal(decoded, np.repeat((pixels // 256).astype(np.uint8)[..., None], 3, axis=2))
+RAMP = np.linspace(0, 1, 48 * 24).reshape(48, 24)  # from black to white
+
+
+def ramp(white, dtype):
+    return np.round(RAMP * white).astype(dtype)
+
+
+def raw_tiff(values, bits, *, kind=1, photometric=1):
+    """An uncompressed little-endian grey TIFF file: PIL writes few of the kinds that it reads."""
+    height, width = values.shape
+    entries = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    data = values.tobytes() if bits != 12 else twelve_bits(values)
+    entries |= {279: len(data), 339: kind}
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory + bytes(4)
+
+
+def twelve_bits(values):
+    first, second = values.reshape(-1, 2).astype(np.uint16).T
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1)
+    return packed.astype(np.uint8).tobytes()
+
+
+# File name, its values (or its bytes), and how many values share a grey level of 256.
+DEEP = {
+    "16 bits.png": (ramp(65535, np.uint16), 256),
+    "16 bits.tif": (ramp(65535, np.uint16), 256),
+    "16 bits.pgm": (ramp(65535, np.uint16), 256),
+    "10 bits.pgm": (ramp(1023, np.uint16), 4),
+    "12 bits.tif": (ramp(4095, np.uint16), 16),
+    "signed 16 bits.tif": (ramp(32767, np.int16), 128),
+    "signed 32 bits.tif": (ramp(2**31 - 1, np.int32), 2**23),
+    "32 bits.tif": (ramp(2**32 - 1, np.uint32), 2**24),
+}
+
+
+def write_deep(path, values):
+    if path.suffix == ".pgm":
+        white = int(values.max())
+        path.write_bytes(f"P5 24 48 {white}\n".encode() + values.astype(">u2").tobytes())
+    elif path.suffix == ".tif" and path.name != "16 bits.tif":
+        bits = int(path.stem.removeprefix("signed ").split()[0])
+        path.write_bytes(raw_tiff(values, bits, kind=2 if "signed" in path.name else 1))
+    else:
+        Image.fromarray(values).save(path)
+
+
+def colour_histogram_embeddings(paths):
+    from reidlib.evaluation import colour_histogram_embeddings  # imports torch, which slows spawned processes
+
+    return colour_histogram_embeddings(paths)
+
+
+def seen_by_everybody(path, decoded):
+    """The colour histogram and the check see the pixels that the networks see."""
+    np.testing.assert_array_equal(np.asarray(open_rgb(path)), decoded)
+    as_png = path.with_suffix(".seen.png")
+    Image.fromarray(decoded).save(as_png)
+    np.testing.assert_array_equal(*colour_histogram_embeddings([path, as_png]))
+    return True
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_grey_of_many_bits_is_scaled_by_its_types_range_not_clipped(tmp_path, name):
+    """PIL alone would turn everything above 255 white."""
+    values, share = DEEP[name]
+    write_deep(tmp_path / name, values)
+    decoded = decode(tmp_path / name, 48, 24)
+    expected = (values // share).astype(np.uint8)
+    assert np.ptp(expected) == 255
+    if name == "10 bits.pgm":  # PIL scales to 16 bits first, and rounds
+        assert np.abs(decoded - expected[..., None].astype(int)).max() <= 1
+    else:
+        np.testing.assert_array_equal(decoded, np.repeat(expected[..., None], 3, axis=2))
+    assert seen_by_everybody(tmp_path / name, decoded)
+
+
+@pytest.mark.parametrize("kind", ["8 bits", "16 bits", "floats"])
+def test_grey_whose_zero_is_white_is_not_shown_as_its_negative(tmp_path, kind):
+    values, bits, sample = {
+        "8 bits": (ramp(255, np.uint8), 8, 1),
+        "16 bits": (ramp(65535, np.uint16), 16, 1),
+        "floats": (RAMP.astype(np.float32), 32, 3),
+    }[kind]
+    for name, photometric in (("plain.tif", 1), ("negative.tif", 0)):
+        (tmp_path / name).write_bytes(raw_tiff(values, bits, kind=sample, photometric=photometric))
+    plain = decode(tmp_path / "plain.tif", 48, 24)
+    assert plain[0, 0, 0] == 0 and plain[-1, -1, 0] == 255
+    np.testing.assert_array_equal(decode(tmp_path / "negative.tif", 48, 24), 255 - plain)
+
+
+def test_floats_reach_from_zero_to_one(tmp_path):
+    Image.fromarray(RAMP.astype(np.float32)).save(tmp_path / "float.tif")
+    decoded = decode(tmp_path / "float.tif", 48, 24)
+    np.testing.assert_array_equal(decoded[..., 0], np.rint(RAMP.astype(np.float32) * 255))
+    assert seen_by_everybody(tmp_path / "float.tif", decoded)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (RAMP * 255, "0.0 to 255.0, where 0 to 1 were"),
+        (RAMP - 0.5, "-0.5 to 0.5, where 0 to 1 were"),
+        (np.where(RAMP == 1, np.nan, RAMP), "from nan to nan"),
+        (RAMP / 1000, "would be black"),
+        (ramp(-5, np.int32), "from -5 to 0"),
+        (ramp(65535, np.int32), "would be black"),
+        (ramp(255, np.uint16), "from 0 to 255 where 65535 is white, so it would be black"),
+    ],
+)
+def test_values_that_cannot_be_a_picture_are_refused_not_clipped(tmp_path, values, expected):
+    values = values.astype(np.float32) if values.dtype == np.float64 else values
+    Image.fromarray(values).save(tmp_path / "odd.tif")
+    for look in (lambda path: decode(path, 48, 24), lambda path: colour_histogram_embeddings([path])):
+        with pytest.raises(ImageError, match=f"odd.tif.*{expected}"):
+            look(tmp_path / "odd.tif")
+
+
+def test_a_black_image_of_many_bits_is_black(tmp_path):
+    for name, dtype in (("a.png", np.uint16), ("a.tif", np.float32), ("b.tif", np.int32)):
+        Image.fromarray(np.zeros((8, 4), dtype)).save(tmp_path / name)
+        assert not decode(tmp_path / name, 8, 4).any()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "P with alpha", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"])
+def test_every_mode_of_up_to_eight_bits_gives_the_picture(tmp_path, mode):
+    scene = Image.fromarray(smooth(48, 24))
+    if mode == "LAB":
+        to_lab = ImageCms.buildTransform(*map(ImageCms.createProfile, ("sRGB", "LAB")), "RGB", "LAB")
+        image = ImageCms.applyTransform(scene, to_lab)
+    else:
+        image = scene.convert(mode.removesuffix(" with alpha"))
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr", "LAB") else "a.png")
+    image.save(path, **({"transparency": bytes(range(200))} if mode == "P with alpha" else {}))
+    decoded = decode(path, 48, 24)
+    seen = image if mode[0] in "1P" else scene.convert("L") if mode in ("L", "LA") else scene
+    difference = np.abs(decoded - np.asarray(seen.convert("RGB")).astype(int)).mean()
+    assert difference < 4, "rounding; a negative is off by 100"
+    assert seen_by_everybody(path, decoded)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF"])
+def test_of_several_frames_the_first_is_read(tmp_path, kind):
+    first, second = (Image.fromarray(np.full((8, 4, 3), value, np.uint8)) for value in (40, 200))
+    first.save(tmp_path / "a.png", kind, save_all=True, append_images=[second])
+    np.testing.assert_array_equal(decode(tmp_path / "a.png", 8, 4), 40)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1)])
+def test_images_of_odd_sizes(tmp_path, size):
+    Image.new("RGB", size, (10, 20, 30)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(decode(tmp_path / "a.png", 8, 4), np.broadcast_to([10, 20, 30], (8, 4, 3)))
 
 
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
@@ -92,6 +243,55 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(decode(tmp_path / "a.png", 64, 32), scene)
+
+
+def exif_block(*entries):
+    """An EXIF block of entries (tag, type, count, four bytes of value or offset), and nothing behind it."""
+    packed = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"II" + struct.pack("<HIH", 42, 8, len(entries)) + packed + bytes(4)
+
+
+TURNED = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
+NEGATIVE_OVER_ZERO = struct.pack("<ii", -1, 0)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_only_the_orientation_of_an_exif_block_matters(tmp_path, suffix):
+    """A camera's odd numbers elsewhere in the block neither stop nor turn an image."""
+    scene = Image.fromarray(smooth(64, 32))
+    path = tmp_path / f"a{suffix}"
+    quality = {} if suffix == ".png" else {"quality": 95}
+    scene.save(path, **quality)
+    plain = decode(path, 64, 32)
+    block = exif_block(TURNED, (0x011A, 10, 1, struct.pack("<I", 38))) + NEGATIVE_OVER_ZERO
+    scene.save(path, exif=b"Exif\0\0" + block, **quality)
+    np.testing.assert_array_equal(decode(path, 32, 64), np.rot90(plain, -1))
+
+
+@pytest.mark.filterwarnings("ignore")  # PIL's, about what it skips
+def test_no_exif_block_stops_or_changes_sound_pixels(tmp_path):
+    """Random blocks: an image is shown as it is stored, or turned by one of EXIF's eight orientations."""
+    scene = Image.fromarray(smooth(16, 16))
+    turns = [
+        np.rot90(pixels, k)
+        for pixels in (np.asarray(scene), np.asarray(scene).swapaxes(0, 1))
+        for k in range(4)
+    ]
+    rng = np.random.default_rng(1)
+    for number in range(300):
+        entries = [
+            (
+                int(rng.choice([0x0112, 0x8769, 0x8825, 0x927C, 0xA005, rng.integers(65536)])),
+                int(rng.integers(16)),
+                int(rng.choice([0, 1, 2, 1000, 2**32 - 1])),
+                rng.choice([rng.bytes(4), bytes(4), struct.pack("<I", 8), struct.pack("<HH", 6, 0)]),
+            )
+            for _ in range(rng.integers(1, 5))
+        ]
+        block = exif_block(*entries) + rng.bytes(rng.integers(40))
+        scene.save(tmp_path / "a.png", exif=block[: rng.integers(4, len(block) + 1)])
+        decoded = decode(tmp_path / "a.png", 16, 16)
+        assert any((decoded == turn).all() for turn in turns), number
 
 
 def test_cmyk_jpeg(tmp_path):
@@ -139,6 +339,55 @@ def test_damaged_metadata_is_ignored_or_the_file_is_named(tmp_path, name):
         assert name in str(error)
 
 
+@pytest.mark.filterwarnings("ignore")  # PIL's, about what it skips
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF"])
+def test_whatever_a_damaged_file_does_to_its_decoder_the_file_is_named(tmp_path, kind):
+    """Random damage: networks, histogram and check agree on which files can be read."""
+    buffer, path = io.BytesIO(), tmp_path / "0001_c1.png"
+    Image.fromarray(noise(24, 12)).save(buffer, kind)
+    whole, rng = buffer.getvalue(), np.random.default_rng(2)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, min(len(whole), 120), 4):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged[: rng.integers(20, len(whole) + 1)] if rng.random() < 0.3 else damaged)
+        problems = []
+        for look in (lambda: decode(path, 8, 4), lambda: colour_histogram_embeddings([path])):
+            try:
+                look()
+            except ImageError as error:
+                assert str(error).startswith(f"{path} cannot be read as an image (") and "\n" not in str(
+                    error
+                )
+                problems.append(str(error))
+        assert len(problems) in (0, 2)
+        refused += len(problems) == 2
+    assert refused > 0
+
+
+def test_what_is_no_regular_file_is_named_and_not_waited_for(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "circle.jpg").symlink_to("circle.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name in ("folder.jpg", "circle.jpg", "pipe.jpg", "missing.jpg", "x" * 300 + ".jpg", "zero\0.jpg"):
+        for look in (lambda path: decode(path, 8, 4), lambda path: load_images([path], 8, 4, cache=tmp_path)):
+            with pytest.raises(ImageError) as error:
+                look(tmp_path / name)
+            assert name.rstrip("\0.jpg") in str(error.value)
+
+
+def test_no_program_is_started_by_a_file(tmp_path, monkeypatch):
+    """PIL reads PostScript with Ghostscript, whatever a file's suffix says."""
+    (tmp_path / "0001_c1.jpg").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
+    )
+    monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("a program was started"))
+    monkeypatch.setattr(EpsImagePlugin, "has_ghostscript", lambda: True)
+    with pytest.raises(ImageError, match="it is none of BMP"):
+        decode(tmp_path / "0001_c1.jpg", 8, 4)
+
+
 def test_an_image_too_large_for_pil_is_named(tmp_path, monkeypatch):
     Image.fromarray(noise(60, 30)).save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
@@ -159,10 +408,15 @@ def paths(tmp_path):
 
 
 def forbid_decoding(monkeypatch):
-    def opened(*_):
+    def opened(_):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(decoding.Image, "open", opened)
+    monkeypatch.setattr(decoding, "open_rgb", opened)
+
+
+def made(cache):
+    """The decoded sets and their checksums; the digests of the images lie in a folder beside them."""
+    return sorted(cache.glob("*.*"))
 
 
 def test_images_are_decoded_once(paths, tmp_path, monkeypatch):
@@ -203,7 +457,7 @@ def test_a_damaged_cache_is_made_again(paths, tmp_path, damage):
         note.write_text("[]" if damage == "note a list" else "")
     np.testing.assert_array_equal(load_images(paths, 32, 16, cache=cache), expected)
     assert file.read_bytes()[-1000:] == bytes(np.array(expected).tobytes()[-1000:])
-    assert len(list(cache.iterdir())) == 2
+    assert len(made(cache)) == 2
 
 
 def test_another_size_or_other_images_give_another_cache_file(paths, tmp_path):
@@ -236,8 +490,8 @@ def test_another_decoder_decodes_again(paths, tmp_path, monkeypatch):
 
 
 def test_several_sizes_read_each_image_once(paths, tmp_path, monkeypatch):
-    opened, real = [], Image.open
-    monkeypatch.setattr(decoding.Image, "open", lambda path: opened.append(path) or real(path))
+    opened, real = [], decoding.open_rgb
+    monkeypatch.setattr(decoding, "open_rgb", lambda path: opened.append(path) or real(path))
     small, large = load_sizes(paths, [(32, 16), (36, 18)], cache=tmp_path / "cache")
     assert sorted(opened) == paths
     assert small.shape == (5, 32, 16, 3) and large.shape == (5, 36, 18, 3)
@@ -256,7 +510,7 @@ def test_only_the_sizes_that_are_missing_are_made(paths, tmp_path):
     (first,) = cache.glob("*.npy")
     before = first.stat().st_mtime_ns
     assert [images.shape[1] for images in load_sizes(paths, [(32, 16), (36, 18)], cache=cache)] == [32, 36]
-    assert first.stat().st_mtime_ns == before and len(list(cache.iterdir())) == 4
+    assert first.stat().st_mtime_ns == before and len(made(cache)) == 4
 
 
 def test_the_disk_space_is_announced_before_anything_is_made(paths, tmp_path, monkeypatch):
@@ -285,7 +539,7 @@ def test_several_processes_may_make_the_same_cache_at_once(paths, tmp_path):
         found = pool.map(_load_at_once, [(paths, tmp_path / "cache", barrier)] * 3, chunksize=1)
     for images in found:
         np.testing.assert_array_equal(images, [decode(path, 64, 32) for path in paths])
-    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".npy"]
+    assert sorted(path.suffix for path in made(tmp_path / "cache")) == [".json", ".npy"]
 
 
 def test_too_little_disk_space_is_reported_before_anything_is_written(paths, tmp_path, monkeypatch):
@@ -293,11 +547,11 @@ def test_too_little_disk_space_is_reported_before_anything_is_written(paths, tmp
     with pytest.raises(ImageError, match=r"0\.0 GB are needed.*Make room") as error:
         load_images(paths, 32, 16, cache=tmp_path / "cache")
     assert str(tmp_path / "cache") in str(error.value)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert made(tmp_path / "cache") == []
 
 
 def test_an_unreadable_image_leaves_nothing_behind(paths, tmp_path):
     paths[3].write_bytes(paths[3].read_bytes()[:60])
     with pytest.raises(ImageError, match=r"3\.png"):
         load_images(paths, 32, 16, cache=tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert made(tmp_path / "cache") == []
