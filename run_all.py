@@ -79,7 +79,7 @@ def steps(request: Request) -> list[Step]:
                 "figures/data_samples.png",
             ),
             weight=0.3,
-            reads=images_read(request),
+            images=request.images,
         ),
         *training.values(),
         shows("20_ablation_abdnet", methods, "tables/ablation_abdnet.csv", "figures/ablation_abdnet.png"),
@@ -152,7 +152,8 @@ def checkpoint_step(request: Request) -> Step:
         {**parameters_of(request), **parameters},
         produces=(f"runs/{run.name}/metrics.json",),
         title=f"{METHODS[method].title}, weights of {Path(request.checkpoint).name}",
-        reads=(*PUBLISHED, request.checkpoint, *images_read(request)),
+        reads=(*PUBLISHED, request.checkpoint),
+        images=request.images,
     )
 
 
@@ -161,14 +162,6 @@ def parameters_of(request: Request) -> dict:
     study = request.study
     place = {"profile": study.profile, "dataset": study.dataset, "results": str(study.root.parent)}
     return {**place, "data_root": request.data_root, "data_options": request.data_options}
-
-
-def images_read(request: Request) -> tuple[str, ...]:
-    """The folder of real images, so that steps run again when it changes.
-
-    Synthetic images follow from the parameters, so they need no folder here.
-    """
-    return (request.data_root,) if request.data_root and request.study.dataset != "synthetic" else ()
 
 
 def main(arguments: list[str] | None = None) -> int:

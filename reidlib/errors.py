@@ -2,10 +2,13 @@
 
 
 class ReidError(Exception):
-    """Bad input. The message names the file or parameter, what was expected, and the fix."""
+    """Bad input. The message names the file or parameter, what was expected, and the fix.
+
+    It is one line that can be printed anywhere, whatever the names in it hold.
+    """
 
     def __init__(self, message: str = ""):
-        super().__init__("\n".join(shown(line) for line in str(message).split("\n")))
+        super().__init__(shown(str(message)))
 
     def _render_traceback_(self) -> list[str]:
         """What Jupyter shows: only the message, because a stack trace would bury it."""

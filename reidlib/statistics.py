@@ -26,7 +26,10 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Mean of a - b with its interval; p_value is two-sided, for the hypothesis of no difference."""
+    """Mean of a - b with its interval; p_value is two-sided, for the hypothesis of no difference.
+
+    low and high are NaN for a single cluster.
+    """
 
     estimate: float
     low: float
@@ -88,8 +91,11 @@ def paired_difference(
     if `resamples` allows, otherwise `resamples` random ones. Equal values give p = 1. Correct several
     comparisons with `holm`.
 
+    A single cluster has no interval (NaN), and its two swaps give p = 1.
+
     Raises:
-        StatisticsError: as for `bootstrap_interval`, or a query is NaN for only one of the two.
+        StatisticsError: there are no usable values, lengths are unequal, or a query is NaN for only one of
+            the two.
     """
     values_a, values_b = _per_query("values_a", values_a), _per_query("values_b", values_b)
     if len(values_a) != len(values_b):
@@ -103,7 +109,9 @@ def paired_difference(
             f"{len(unequal)} queries have a match for one method only (NaN), "
             f"the first is query {unequal[0]}: both must have the same gallery."
         )
-    sums, sizes = _clusters(values_a - values_b, _group_labels(groups, len(values_a)))
+    sums, sizes = _clusters(values_a - values_b, _group_labels(groups, len(values_a)), fewest=1)
+    if len(sizes) == 1:
+        return Difference(float(sums[0] / sizes[0]), np.nan, np.nan, 1.0)
     interval = _interval(sums, sizes, confidence, resamples, seed)
     swapped = stats.permutation_test(
         (sums, np.zeros_like(sums)),  # swapping a pair flips the sign of its difference
@@ -126,9 +134,10 @@ def hits(first_match_rank: Sequence[float], k: int = 1) -> np.ndarray:
     return np.where(np.isnan(ranks), np.nan, ranks <= k)
 
 
-def interval_columns(name: str, interval: Sequence[float]) -> dict[str, float]:
-    """An interval as two columns of a table, <name>_low and <name>_high."""
-    return {f"{name}_{side}": bound for side, bound in zip(("low", "high"), interval, strict=True)}
+def interval_columns(name: str, interval: Sequence[float] | None) -> dict[str, float]:
+    """An interval as two columns of a table, <name>_low and <name>_high; NaN without an interval."""
+    bounds = (np.nan, np.nan) if interval is None else interval
+    return {f"{name}_{side}": bound for side, bound in zip(("low", "high"), bounds, strict=True)}
 
 
 def seed_summary(values: Sequence[float], *, confidence: float = 0.95) -> SeedSummary:
@@ -190,15 +199,15 @@ def _group_labels(groups: np.ndarray | None, count: int) -> np.ndarray:
     return groups
 
 
-def _clusters(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _clusters(values: np.ndarray, groups: np.ndarray, fewest: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Sums (C,) and sizes (C,) of the clusters, without NaN."""
     known = ~np.isnan(values)
     _, cluster = np.unique(groups[known], return_inverse=True)
     sizes = np.bincount(cluster)
-    if len(sizes) < 2:
+    if len(sizes) < fewest:
         raise StatisticsError(
             f"{known.sum()} of {len(values)} values are usable, of {len(sizes)} groups (identities), "
-            "but an interval needs 2 groups: check that queries have matches, or evaluate on more people."
+            f"but {fewest} are needed: check that queries have matches, or evaluate on more people."
         )
     return np.bincount(cluster, weights=values[known]), sizes
 

@@ -132,6 +132,16 @@ def test_paired_test_keeps_its_level():
     assert 0.4 < np.mean(np.array(p_values) < 0.5) < 0.6
 
 
+def test_a_single_person_has_a_difference_but_no_interval_and_proves_nothing():
+    difference = paired_difference([1.0, 0.5, np.nan], [0.5, 0.25, np.nan], [7, 7, 8])
+    assert difference.estimate == 0.375 and difference.p_value == 1
+    assert np.isnan([difference.low, difference.high]).all()
+    with pytest.raises(
+        StatisticsError, match="0 of 2 values are usable, of 0 groups .identities., but 1 are"
+    ):
+        paired_difference([np.nan, np.nan], [np.nan, np.nan])
+
+
 def test_hits_by_hand():
     ranks = [1, 3, np.nan, 2]
     np.testing.assert_array_equal(hits(ranks), [1, 0, np.nan, 0])
@@ -142,6 +152,7 @@ def test_hits_by_hand():
 
 def test_an_interval_as_columns():
     assert interval_columns("rank1", (0.25, 0.75)) == {"rank1_low": 0.25, "rank1_high": 0.75}
+    assert np.isnan([*interval_columns("rank1", None).values()]).tolist() == [True, True]
     with pytest.raises(ValueError, match="zip"):
         interval_columns("map", (0.5, 0.25, 0.75))
 

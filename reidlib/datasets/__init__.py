@@ -22,6 +22,7 @@ from reidlib.datasets.checks import (
 from reidlib.datasets.market1501 import has_market_layout, read_market_layout
 from reidlib.datasets.msmt17 import has_msmt17_layout, read_msmt17
 from reidlib.datasets.types import DatasetError, ImageRow, ReidDataset, Split
+from reidlib.errors import shown
 from reidlib.files import REPOSITORY
 
 __all__ = [
@@ -80,12 +81,21 @@ def load_dataset(
             f"include_val=True adds MSMT17's list_val.txt, which {name!r} does not have: "
             "leave include_val out."
         )
-    root = _synthetic_root(root, synthetic_options or {}) if name == "synthetic" else _find_root(name, root)
     notes: list[str] = []
-    rows = read_msmt17(root, notes) if name == "msmt17" else read_market_layout(root, notes)
+    try:
+        root = (
+            _synthetic_root(root, synthetic_options or {}) if name == "synthetic" else _find_root(name, root)
+        )
+        rows = read_msmt17(root, notes) if name == "msmt17" else read_market_layout(root, notes)
+    except OSError as error:
+        what = error.filename or root
+        raise DatasetError(
+            f"{what} cannot be read or written ({error.strerror}): give your account the right to, "
+            "or name another data root."
+        ) from error
     if empty := [row[0] for split in rows.values() for row in split if row[3] == 0]:
         raise DatasetError(
-            f"{root}: {len(empty)} images are empty files or broken links ({some(empty)}): "
+            f"{root}: {len(empty)} images are empty, broken links or no regular files ({some(empty)}): "
             "extract them again."
         )
     if val := rows.pop("val", []):
@@ -105,7 +115,7 @@ def load_dataset(
     check_counts(both, allow_wrong_counts, notes)  # MSMT17's official training images are those of both lists
     dataset = both if include_val else replace(both, train=_split(root, rows["train"]))
     check_protocol(dataset, notes)
-    return replace(dataset, notes=tuple(notes), includes_val=include_val)
+    return replace(dataset, notes=tuple(map(shown, notes)), includes_val=include_val)
 
 
 def _find_root(name: str, root: str | Path | None) -> Path:
@@ -126,7 +136,7 @@ def _find_root(name: str, root: str | Path | None) -> Path:
             f"{DATA / usual[0]} does not exist" if usual else f"The data set {name!r} has no place of its own"
         )
         raise DatasetError(f"{place}, and no data root was named. {fix}")
-    path = DATA if root is None else Path(root).expanduser().resolve()
+    path = DATA if root is None else _absolute(root)
     if not path.is_dir():
         problem = (
             "is a file, not a folder (an archive must be extracted first)"
@@ -158,6 +168,25 @@ def _find_root(name: str, root: str | Path | None) -> Path:
     raise DatasetError(f"{path} is not in the layout of {name}. {fix}")
 
 
+def _absolute(root: str | Path) -> Path:
+    """A data root's absolute path. Raises DatasetError if it cannot be a path.
+
+    Links stay: a link with a plain name may stand for a folder whose name is no UTF-8.
+    """
+    try:
+        path = Path(root).expanduser().absolute()
+        path = path.resolve() if ".." in path.parts else path
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path  # the caller says what is there instead
+    except (OSError, RuntimeError, ValueError) as error:  # also: no such user, a circle of links, a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(
+            f"The data root {str(root)[:200]!r} cannot be a folder ({reason}): name another one."
+        ) from None
+    return path
+
+
 def _has_layout(name: str, path: Path) -> bool:
     return has_msmt17_layout(path) if name == "msmt17" else has_market_layout(path)
 
@@ -166,7 +195,7 @@ def _synthetic_root(root: str | Path | None, options: Mapping) -> Path:
     # Imported here: other data sets do not need the renderer.
     from reidlib.synthetic import SyntheticSpec, ensure_synthetic
 
-    path = DATA / "synthetic" if root is None else Path(root).expanduser().resolve()
+    path = DATA / "synthetic" if root is None else _absolute(root)
     if path.exists() and not path.is_dir():
         raise DatasetError(
             f"The data root {path} is a file: name a folder for the synthetic images, "
@@ -183,5 +212,5 @@ def _synthetic_root(root: str | Path | None, options: Mapping) -> Path:
 
 def _split(root: Path, rows: Iterable[ImageRow]) -> Split:
     rows = sorted({*rows})
-    ids, cameras, sizes = np.array([row[1:] for row in rows], dtype=np.int64).T.copy()
-    return Split(tuple(root / row[0] for row in rows), ids, cameras, sizes)
+    ids, cameras = np.array([row[1:3] for row in rows], dtype=np.int64).T.copy()
+    return Split(tuple(root / row[0] for row in rows), ids, cameras)

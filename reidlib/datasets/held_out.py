@@ -55,10 +55,8 @@ def split_validation(dataset: ReidDataset, identities: int, seed: int) -> tuple[
 
 
 def _some(split: Split, chosen: np.ndarray) -> Split:
-    sizes = None if split.sizes is None else split.sizes[chosen]
     return Split(
         tuple(split.paths[row] for row in np.flatnonzero(chosen)),
         split.ids[chosen],
         split.cameras[chosen],
-        sizes,
     )

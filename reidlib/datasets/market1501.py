@@ -26,19 +26,27 @@ def has_market_layout(path: Path) -> bool:
 def scan(folder: Path) -> tuple[dict[str, int], list[str], list[str]]:
     """What a folder holds: ({image: size in bytes}, sub-folders, other files), in no order.
 
-    One stat call per image, because MSMT17 has 126 thousand.
+    One stat call per image, because MSMT17 has 126 thousand. Links are followed. A broken link and what is no
+    regular file (a pipe) have size 0.
+
+    Raises:
+        DatasetError: the folder cannot be read.
     """
     images, folders, others = {}, [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_dir():
+                try:
+                    is_folder, size = entry.is_dir(), entry.stat().st_size if entry.is_file() else 0
+                except OSError:  # a circle of links, or a file that has just been removed
+                    is_folder, size = False, 0
+                if is_folder:
                     folders.append(entry.name)
                 elif not entry.name.lower().endswith(SUFFIXES) or entry.name.startswith("."):
                     others.append(entry.name)  # also macOS's ._0001_c1….jpg, which are not images
-                else:  # a broken link counts as empty
-                    images[entry.name] = entry.stat().st_size if entry.is_file() else 0
-    except PermissionError as error:
+                else:
+                    images[entry.name] = size
+    except OSError as error:
         raise DatasetError(
             f"{folder} cannot be read ({error.strerror}): give your account the right to."
         ) from error
@@ -91,6 +99,11 @@ def _read_folder(split: str, folder: Path, notes: list[str]) -> list[ImageRow]:
     if others:
         notes.append(
             f"{len(others)} files of {folder.name} are no images and were left out: {some(sorted(others))}"
+        )
+    if folders:
+        notes.append(
+            f"{len(folders)} folders in {folder.name} were left out, because images lie directly in it: "
+            f"{some(sorted(folders))}"
         )
     kept = [row for row in rows if row[1] > 0 or (row[1] == 0 and split == "gallery")]
     if not kept:

@@ -18,7 +18,7 @@ MSMT17_LISTS = {
     "gallery": "list_gallery.txt",
 }
 MSMT17_FOLDERS = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}
-MSMT17_LINE = re.compile(r"((?:[^/]+/)*[0-9]+_[0-9]+_([0-9]{1,9})_[^/]*) ([0-9]{1,18})")
+MSMT17_LINE = re.compile(r"((?:[^/]+/)*[0-9]+_[0-9]+_([0-9]{1,9})_[^/]*\S)\s+([0-9]{1,18})")
 
 
 def has_msmt17_layout(path: Path) -> bool:
@@ -77,10 +77,12 @@ def read_msmt17(root: Path, notes: list[str]) -> dict[str, list[ImageRow]]:
 def _read_list(file: Path, folder: str, sizes: Mapping[str, int]) -> list[ImageRow]:
     """The rows of one list. The third number of a file name is the camera.
 
-    Example of a line: "0000/0000_000_01_0303morning_0008_0.jpg 0".
+    Example of a line: "0000/0000_000_01_0303morning_0008_0.jpg 0". Any blanks and tabs may lie between
+    name and identity, and around them.
     """
     rows = []
-    for number, line in enumerate(file.read_text("utf-8-sig", "replace").splitlines(), start=1):
+    # Names need not be UTF-8: their bytes are kept as the file system's names keep them.
+    for number, line in enumerate(file.read_text("utf-8-sig", "surrogateescape").splitlines(), start=1):
         if not line.strip():
             continue
         match = MSMT17_LINE.fullmatch(line.strip())

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from reidlib.errors import ReidError
+from reidlib.images.contents import content_digests
 
 ImageRow = tuple[str, int, int, int]  # name relative to the root, identity, camera, size in bytes
 
@@ -20,13 +21,12 @@ class DatasetError(ReidError):
 class Split:
     """N images sorted by name.
 
-    paths; ids (N,) int64; cameras (N,) int64; sizes (N,) in bytes, as they were when read.
+    paths; ids (N,) int64; cameras (N,) int64.
     """
 
     paths: tuple[Path, ...]
     ids: np.ndarray
     cameras: np.ndarray
-    sizes: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -36,7 +36,9 @@ class Split:
 class ReidDataset:
     """A checked data set.
 
-    `root` directly holds the official sub-folders; `notes` are sentences for the report.
+    `root` directly holds the official sub-folders; `notes` are sentences for the report. Digests of the
+    images are remembered in the folder `cache` (None: nowhere); `keep_digests` False: only those that are
+    there are used, and nothing is written.
     """
 
     name: str
@@ -46,6 +48,8 @@ class ReidDataset:
     gallery: Split
     notes: tuple[str, ...] = ()
     includes_val: bool = False  # MSMT17: list_val.txt was added to the training images
+    cache: Path | None = field(default=None, repr=False)
+    keep_digests: bool = field(default=True, repr=False)
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -74,7 +78,11 @@ class ReidDataset:
         """Digests, 16 hex digits each, of the data behind the weights and behind the scores.
 
         "training" covers the training images, "test" query and gallery: names relative to the root,
-        identities, cameras and sizes in bytes. The location of the root does not count.
+        identities, cameras and the content of the files, links followed. Nothing else under the root counts,
+        and neither does its location. Runs and steps depend on a data set by these two digests only.
+
+        Raises:
+            UnreadableImageError: an image cannot be read; the message names it.
         """
         return {"training": self._fingerprint("train"), "test": self._fingerprint("query", "gallery")}
 
@@ -82,10 +90,8 @@ class ReidDataset:
         digest, prefix = hashlib.sha256(), self.root.as_posix().rstrip("/") + "/"
         for part in splits:
             split = self.splits[part]
-            sizes = (
-                [path.stat().st_size for path in split.paths] if split.sizes is None else split.sizes.tolist()
-            )
+            contents = content_digests(split.paths, cache=self.cache, keep=self.keep_digests)
             names = [path.as_posix().removeprefix(prefix) for path in split.paths]
-            rows = zip(names, split.ids.tolist(), split.cameras.tolist(), sizes, strict=True)
+            rows = zip(names, split.ids.tolist(), split.cameras.tolist(), contents, strict=True)
             digest.update("".join([f"{part} {row}\n" for row in rows]).encode(errors="surrogateescape"))
         return digest.hexdigest()[:16]

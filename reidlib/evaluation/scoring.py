@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from reidlib.datasets.types import ReidDataset
+from reidlib.errors import shown
 from reidlib.evaluation.metrics import RetrievalMetrics, retrieval_metrics_from_distances
 from reidlib.evaluation.ranking import RANKS, people_and_cameras, rank
 from reidlib.evaluation.single_shot import cuhk03_single_shot
@@ -59,17 +60,25 @@ def score(
 
 
 def summary(ranked: RetrievalMetrics, dataset: ReidDataset, *, resamples: int = 2000) -> dict[str, Any]:
-    """Rank-k, mAP and mINP (fractions); 95 % bootstrap intervals of rank-1 and mAP, resampled by identity."""
+    """Rank-k, mAP and mINP (fractions); 95 % bootstrap intervals of rank-1 and mAP, resampled by identity.
+
+    The intervals are None if all scored queries show one person: people are resampled, and there is no other.
+    """
     scored = ~np.isnan(ranked.average_precision)
     people = dataset.query.ids[scored]
-    rank1 = bootstrap_interval(ranked.hits(1)[scored], people, resamples=resamples)
-    mean_ap = bootstrap_interval(ranked.average_precision[scored], people, resamples=resamples)
+
+    def interval(values: np.ndarray) -> list[float] | None:
+        if len(np.unique(people)) < 2:
+            return None
+        found = bootstrap_interval(values[scored], people, resamples=resamples)
+        return [found.low, found.high]
+
     return {
         **{f"rank{k}": float(ranked.cmc[min(k, len(ranked.cmc)) - 1]) for k in RANKS},
         "map": ranked.mean_ap,
         "minp": ranked.mean_inp,
-        "rank1_interval": [rank1.low, rank1.high],
-        "map_interval": [mean_ap.low, mean_ap.high],
+        "rank1_interval": interval(ranked.hits(1)),
+        "map_interval": interval(ranked.average_precision),
         "queries_scored": int(scored.sum()),
     }
 
@@ -78,7 +87,7 @@ def per_query(ranked: RetrievalMetrics, dataset: ReidDataset) -> pd.DataFrame:
     """One row per query, in the data set's order; paired comparisons read it."""
     return pd.DataFrame(
         {
-            "query": [path.name for path in dataset.query.paths],
+            "query": [shown(path.name) for path in dataset.query.paths],
             "identity": dataset.query.ids,
             "camera": dataset.query.cameras,
             "first_match_rank": ranked.first_match_rank,

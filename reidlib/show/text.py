@@ -1,5 +1,6 @@
 """Numbers as text, the same everywhere: percentages, points, intervals, p-values."""
 
+import math
 from collections.abc import Sequence
 
 from reidlib.statistics import Difference, seed_summary
@@ -8,16 +9,21 @@ DASH, NOT_RUN = "–", "not run"
 
 
 def percent(fraction: float | None, interval: Sequence[float] | None = None) -> str:
-    """0.8731 → "87.3", with an interval "87.3 [84.0, 90.2]"; "–" for None."""
+    """0.8731 → "87.3", with an interval "87.3 [84.0, 90.2]"; "–" for None.
+
+    interval: None or NaN bounds: there is none, as with a single person.
+    """
     if fraction is None:
         return DASH
     text = f"{100 * fraction:.1f}"
-    return text if interval is None else f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    known = interval is not None and not any(map(math.isnan, interval))
+    return f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if known else text
 
 
 def points(difference: float, low: float, high: float) -> str:
-    """A difference of fractions in points: "+1.2 [-0.3, +2.7]"."""
-    return f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    """A difference of fractions in points: "+1.2 [-0.3, +2.7]"; with NaN bounds "+1.2"."""
+    text = f"{100 * difference:+.1f}"
+    return text if math.isnan(low) else f"{text} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def effect_points(effect: Difference) -> str:

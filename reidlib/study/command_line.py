@@ -31,7 +31,8 @@ class Request:
     """What one call asks for: the study, its runs and its data.
 
     `data_root` and `checkpoint` are absolute paths or "". `checkpoint` is a file of released weights: they
-    are scored, and nothing is trained.
+    are scored, and nothing is trained. `images` are the fingerprints of real images; synthetic ones follow
+    from the parameters.
     """
 
     study: Study
@@ -42,6 +43,7 @@ class Request:
     overrides: dict[str, Any] = field(default_factory=dict)
     switches: tuple[str, ...] = ()
     checkpoint: str = ""
+    images: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -204,8 +206,8 @@ def checked_request(options: argparse.Namespace) -> Request:
     for method, seed in itertools.product(request.methods, request.seeds):
         experiment_for(method, dataset=options.dataset, profile=options.profile, seed=seed, **overrides)
     if options.dataset != "synthetic":
-        found = study_dataset(request.study, request.data_root, request.data_options)
-        return replace(request, data_root=str(found.root))
+        found = study_dataset(request.study, request.data_root, request.data_options, keep_digests=False)
+        return replace(request, data_root=str(found.root), images=found.fingerprints)
     synthetic_options(request.study, request.data_options)
     if request.data_root and Path(request.data_root).is_file():
         raise ConfigError(

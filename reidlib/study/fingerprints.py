@@ -1,8 +1,8 @@
 """Decides which steps are out of date, and why, by a fingerprint of all that a step's results depend on.
 
 The fingerprint covers the notebook's code cells, the parameters, the fingerprints of the steps it needs, the
-files it reads, and the code it uses. The code is found by following the notebook's imports of reidlib from
-module to module (`reidlib.code_digest`). Comments and docstrings do not count.
+files and the images it reads, and the code it uses. The code is found by following the notebook's imports of
+reidlib from module to module (`reidlib.code_digest`). Comments and docstrings do not count.
 """
 
 import functools
@@ -14,7 +14,7 @@ from pathlib import Path
 from reidlib.code_digest import Code, source_digest
 from reidlib.files import REPOSITORY, digest, file_digest, read_json
 from reidlib.study.results import Study
-from reidlib.study.steps import Cell, Step, check_parameters, notebook_path, read_cells
+from reidlib.study.steps import Cell, PipelineError, Step, check_parameters, notebook_path, read_cells
 
 UNCOUNTED = ("results",)  # parameters that say where results lie: a study that is moved stays up to date
 
@@ -41,7 +41,8 @@ def _parts(step: Step, fingerprints_of_needs: Mapping[str, str], code: Code, rep
             name: value for name, value in sorted(step.parameters.items()) if name not in UNCOUNTED
         },
         "code": code.used(imports),
-        "reads": {name: _content_digest(repository / name) for name in sorted(step.reads)},
+        "reads": {name: _content_digest(repository / name) for name in sorted(step.reads)}
+        | {f"{part} images": fingerprint for part, fingerprint in sorted(step.images.items())},
         "needs": {name: fingerprints_of_needs[name] for name in sorted(step.needs)},
     }
 
@@ -55,13 +56,22 @@ def _notebook_code(cells: Iterable[Cell]) -> tuple[str, list[str]]:
 
 @functools.cache
 def _content_digest(path: Path) -> str:
-    if path.is_file():
-        return file_digest(path)
-    return digest(
-        sorted(
-            (str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file()
+    """Digest of a file, or of all files of a folder by name. Hidden files (.DS_Store) do not count."""
+    try:
+        if path.is_file():
+            return file_digest(path)
+        names = {file: file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()}
+        return digest(
+            [
+                (str(name), file_digest(file))
+                for file, name in names.items()
+                if not any(part.startswith(".") for part in name.parts)
+            ]
         )
-    )
+    except OSError as error:
+        raise PipelineError(
+            f"{error.filename or path} cannot be read ({error.strerror}): give your account the right to."
+        ) from error
 
 
 def text_digest(cells: Iterable[Cell]) -> str:
@@ -87,7 +97,7 @@ def plan_steps(steps: list[Step], study: Study, force: bool, repository: Path) -
 
     Raises:
         ParameterError: a notebook does not take a step's parameters.
-        PipelineError: a notebook is missing or cannot be read.
+        PipelineError: a notebook is missing, or a file cannot be read.
     """
     plans: dict[str, StepPlan] = {}
     code = Code(repository)

@@ -7,7 +7,7 @@ run was kept (`Housekeeping`) does not matter, nor do the settings in `NO_SCORE`
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +240,11 @@ DATA_OPTIONS = ("include_val", "allow_wrong_counts")
 
 
 def study_dataset(
-    study: Study, data_root: str | Path = "", data_options: Mapping[str, Any] | None = None
+    study: Study,
+    data_root: str | Path = "",
+    data_options: Mapping[str, Any] | None = None,
+    *,
+    keep_digests: bool = True,
 ) -> ReidDataset:
     """The study's data set. The synthetic one is rendered on the first call.
 
@@ -249,12 +253,17 @@ def study_dataset(
             the defaults have a folder named after the differences, so two sizes do not replace each other.
         data_options: for real data, `DATA_OPTIONS`; for synthetic data, fields of SyntheticSpec, which
             replace those of the profile.
+        keep_digests: remember the digests of the images in the study's cache; False: write nothing there.
 
     Raises:
         ConfigError: an unknown option.
         DatasetError, SyntheticError: as in `load_dataset`.
     """
-    data_options = dict(data_options or {})
+    found = _loaded(study, data_root, dict(data_options or {}))
+    return replace(found, cache=study.cache, keep_digests=keep_digests)
+
+
+def _loaded(study: Study, data_root: str | Path, data_options: dict[str, Any]) -> ReidDataset:
     root = Path(data_root).expanduser() if str(data_root) else None
     if study.dataset != "synthetic":
         for name in data_options:

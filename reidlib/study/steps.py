@@ -5,7 +5,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reidlib.errors import ReidError
@@ -42,9 +42,10 @@ class Step:
     produces: tuple[str, ...] = ()  # files or folders it writes, relative to the study's root
     weight: float = 1.0  # expected share of the study's time, for the ETA
     title: str = ""
-    # files (compared by content) and folders (by names and sizes) that it depends on; relative paths start at
-    # the checkout
+    # files and folders that it depends on, compared by content; relative paths start at the checkout
     reads: tuple[str, ...] = ()
+    # the images that it depends on, as in `ReidDataset.fingerprints`; no other file of a data root counts
+    images: Mapping[str, str] = field(default_factory=dict)
 
     def executed(self, study: Study) -> Path:
         return study.notebooks / f"{self.name}.ipynb"
@@ -65,8 +66,8 @@ def check_parameters(notebook_path: str | Path, parameters: Mapping) -> None:
     annotation accepts any value.
 
     Raises:
-        ParameterError: the cell does not declare a name, a value has another type, or the cell is missing or
-            cannot be read.
+        ParameterError: the cell does not declare a name, a value has another type or is no UTF-8, or the cell
+            is missing or cannot be read.
     """
     notebook_path = Path(notebook_path)
     declared = _declared_parameters(notebook_path)
@@ -84,6 +85,13 @@ def check_parameters(notebook_path: str | Path, parameters: Mapping) -> None:
                 f"not {value!r} ({type(value).__name__})."
             )
             raise ParameterError(message)
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ParameterError(
+                f"The parameter {name!r} of {notebook_path.name} is {value}, which is no UTF-8, so no "
+                "notebook can hold it: rename that file or folder, or name a link to it."
+            ) from None
 
 
 def _declared_parameters(path: Path) -> dict[str, tuple[ast.expr | None, object]]:

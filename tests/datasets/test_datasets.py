@@ -29,6 +29,9 @@ from reidlib.datasets import (
     split_statistics,
 )
 from reidlib.errors import ReidError
+from reidlib.evaluation import retrieval_metrics
+from reidlib.evaluation.scoring import per_query
+from reidlib.images.decoding import load_images
 
 MARKET = {
     "bounding_box_train": ["0002_c1s1_000451_03.jpg", "0002_c2s1_000776_01.jpg", "0007_c3s3_077419_03.jpg"],
@@ -143,7 +146,6 @@ def test_market_layout(tmp_path, counts):
     for split in (data.train, data.query, data.gallery):
         assert split.ids.dtype == split.cameras.dtype == np.int64
         assert all(path.is_file() for path in split.paths)
-        assert split.sizes.tolist() == [len(PICTURE)] * len(split)
     assert data.notes == (
         "2 files of bounding_box_train are no images and were left out: ._0002_c1s1_000451_03.jpg, Thumbs.db",
         "1 junk images (id -1) dropped from bounding_box_test",
@@ -527,12 +529,12 @@ def test_empty_files_and_broken_links_are_found_without_decoding(tmp_path):
     put(root / "query" / "0003_c1s6_015971_00.jpg", b"")
     text = message("folder", root)
     assert text == (
-        f"{root}: 1 images are empty files or broken links (query/0003_c1s6_015971_00.jpg): "
+        f"{root}: 1 images are empty, broken links or no regular files (query/0003_c1s6_015971_00.jpg): "
         "extract them again."
     )
     if os.name == "posix":
         (root / "query" / "0003_c2.jpg").symlink_to(tmp_path / "nowhere.jpg")
-        assert "2 images are empty files or broken links" in message("folder", root)
+        assert "2 images are empty, broken links or no regular files" in message("folder", root)
     root = msmt17(tmp_path / "MSMT17")
     put(root / "test" / MSMT17_LISTS["gallery"][0].split()[0], b"")
     assert "test/0000/0000_001_15_0113noon_0002_0.jpg" in message("msmt17", root)
@@ -557,12 +559,134 @@ def test_list_that_is_no_text(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there file names may be no text")
-def test_file_name_that_is_no_text(tmp_path):
+def test_names_of_odd_bytes_can_be_read_decoded_scored_and_said(tmp_path):
+    """GBK, line breaks, control characters: names are bytes, and what is shown is printable text."""
+    odd = ["\u884c\u4eba".encode("gbk"), b"a\nb", b"\x1b[2J", b"<b>|`", b" ", b"x" * 230, "\u202e".encode()]
     root = market(tmp_path / "people")
-    put(Path(os.fsdecode(os.fsencode(root / "query") + b"/0003_c1_\xff.jpg")))
+    for number, name in enumerate(odd):
+        for folder, camera in (("query", 1), ("bounding_box_test", 2)):
+            put(
+                Path(
+                    os.fsdecode(
+                        os.fsencode(root / folder) + b"/0003_c%d_%d" % (camera, number) + name + b".jpg"
+                    )
+                )
+            )
+        put(Path(os.fsdecode(os.fsencode(root / "query") + b"/" + name + b".txt")), b"no image")
     data = load_dataset("folder", root)
-    assert data.query.ids.tolist() == [3, 3, 5]
-    assert [len(fingerprint) for fingerprint in data.fingerprints.values()] == [16, 16]
+    assert len(data.query) == 2 + len(odd)
+    assert len(set(data.fingerprints.values())) == 2
+    assert load_images(data.query.paths, 8, 4, cache=tmp_path / "cache").shape == (len(data.query), 8, 4, 3)
+    check_images(data)
+    ranked = retrieval_metrics(
+        np.eye(len(data.query), 3),
+        np.eye(len(data.gallery), 3),
+        *(data.query.ids, data.gallery.ids, data.query.cameras, data.gallery.cameras),
+    )
+    shown_names = per_query(ranked, data)["query"]
+    assert shown_names.is_unique
+    said = [*data.notes, *shown_names]
+    for path in data.query.paths:
+        content = path.read_bytes()
+        path.write_bytes(b"no image")
+        for fails in (
+            lambda: check_images(data),
+            lambda: load_images(data.query.paths, 8, 4, cache=tmp_path),
+        ):
+            with pytest.raises(ReidError) as error:
+                fails()
+            said.append(str(error.value))
+        path.write_bytes(content)
+    put(root / "query" / os.fsdecode(b"\xd0\xd0.jpg"))
+    said.append(message("folder", root))
+    assert any(r"\xd0\xd0" in text for text in said)
+    for text in said:
+        assert text.isprintable() and text.encode(), repr(text)
+
+
+@pytest.mark.parametrize("version", ["V1", "V2"])
+@pytest.mark.filterwarnings("ignore:.*not the count of msmt17")
+def test_lists_of_msmt17_take_any_blanks_and_names_of_any_bytes(tmp_path, counts, version):
+    counts(msmt17=MSMT17_COUNTS)
+    expected = load_dataset("msmt17", msmt17(tmp_path / "plain", version))
+    root = msmt17(tmp_path / "blanks", version)
+    for name, lines in MSMT17_LISTS.items():
+        apart = [
+            "  ".join(lines[0].split()),
+            *("\t ".join(f" {line} \t".split()) + " \t" for line in lines[1:]),
+        ]
+        (root / f"list_{name}.txt").write_text("\r\n \r\n".join(apart))
+    assert load_dataset("msmt17", root).fingerprints == expected.fingerprints
+    if sys.platform == "linux":
+        train = {"V1": "train", "V2": "mask_train_v2"}[version]
+        name = b"0001/0001_002_02_\xd0\xd0 \xc8\xcb.jpg"  # GBK, and a blank of its own
+        put(Path(os.fsdecode(os.fsencode(root / train) + b"/" + name)))
+        with (root / "list_train.txt").open("ab") as file:
+            file.write(b"\n" + name + b" 1\n")
+        data = load_dataset("msmt17", root, allow_wrong_counts=True)
+        assert os.fsencode(data.train.paths[-1]).endswith(name)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "circle of links", "folder", "unreadable link"])
+def test_what_is_named_like_an_image_but_is_none(tmp_path, kind):
+    """Found before anything is decoded, and nothing waits for a pipe."""
+    root = market(tmp_path / "people")
+    odd = root / "query" / "0003_c5.jpg"
+    if kind == "pipe":
+        os.mkfifo(odd)
+    elif kind == "circle of links":
+        odd.symlink_to(odd.name)
+    elif kind == "unreadable link":
+        odd.symlink_to(put(tmp_path / "file") / "below a file.jpg")
+    else:
+        odd.mkdir()
+        assert any(
+            "1 folders in query were left out" in note and odd.name in note
+            for note in load_dataset("folder", root).notes
+        )
+        return
+    assert "1 images are empty, broken links or no regular files (query/0003_c5.jpg)" in message(
+        "folder", root
+    )
+
+
+@pytest.mark.parametrize("when", ["fingerprints", "decoding", "checking"])
+def test_an_image_that_goes_away_after_the_listing_is_named(tmp_path, when):
+    data = load_dataset("folder", market(tmp_path / "people"))
+    data.query.paths[0].unlink()
+    with pytest.raises(ReidError, match=f"{data.query.paths[0].name}.*No such file"):
+        if when == "fingerprints":
+            data.fingerprints  # noqa: B018
+        elif when == "decoding":
+            load_images(data.query.paths, 8, 4, cache=tmp_path / "cache")
+        else:
+            check_images(data)
+
+
+@pytest.mark.parametrize("name", ["folder", "msmt17", "synthetic"])
+def test_a_data_root_that_cannot_be_a_path_is_one_sentence(tmp_path, name):
+    (tmp_path / "circle").symlink_to("circle")
+    for root in ("x" * 5000, "x" * 300, "a\0b", "~nobody-of-that-name/x", tmp_path / "circle", "a\nb\udcff"):
+        if name == "synthetic" and root == "a\nb\udcff":
+            continue  # a folder of that name would be made
+        assert len(message(name, root)) < 1000
+
+
+@pytest.mark.parametrize("part", ["list_val.txt", "train", "test/0000"])
+def test_a_part_of_a_data_set_that_cannot_be_read_is_named(tmp_path, monkeypatch, part):
+    root = msmt17(tmp_path / "MSMT17")
+
+    def refusing(real):
+        def refuse(path, *arguments, **options):
+            if Path(path) == root / part:
+                raise OSError(5, "Input/output error", str(path))
+            return real(path, *arguments, **options)
+
+        return refuse
+
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+    monkeypatch.setattr(Path, "read_text", refusing(Path.read_text))
+    assert f"{root / part} cannot be read" in message("msmt17", root)
 
 
 def test_list_that_names_nothing_or_what_is_missing(tmp_path):
@@ -666,10 +790,6 @@ def test_fingerprints_depend_on_the_images_not_on_the_folder(tmp_path):
     os.utime(root / "query" / MARKET["query"][0], (1, 1))
     moved = Path(shutil.move(root, tmp_path / "elsewhere"))
     assert load_dataset("folder", moved).fingerprints == first
-    by_hand = load_dataset("folder", moved)
-    splits = {name: dataclasses.replace(split, sizes=None) for name, split in by_hand.splits.items()}
-    without_sizes = dataclasses.replace(by_hand, **splits)
-    assert without_sizes.fingerprints == first, "sizes are read where a split has none"
 
     changed = [first]
     path = moved / "query" / MARKET["query"][0]
@@ -681,6 +801,41 @@ def test_fingerprints_depend_on_the_images_not_on_the_folder(tmp_path):
     changed.append(load_dataset("folder", moved).fingerprints)
     assert len({fingerprints["test"] for fingerprints in changed}) == 4
     assert len({fingerprints["training"] for fingerprints in changed}) == 1, "no training image has changed"
+
+
+def test_a_fingerprint_covers_the_images_through_links_and_nothing_else(tmp_path):
+    """A study may keep its results inside the data root, and macOS may leave its files anywhere."""
+    kept = market(tmp_path / "kept")
+    root = tmp_path / "people"
+    root.mkdir()
+    for folder in MARKET:
+        (root / folder).symlink_to(kept / folder)
+    first = load_dataset("folder", root).fingerprints
+    assert first == load_dataset("folder", kept).fingerprints, "links are followed"
+    for name in (
+        ".DS_Store",
+        "results/demo-folder/runs/x/metrics.json",
+        "query/.DS_Store",
+        "query/Thumbs.db",
+    ):
+        put(root / name, b"no image")
+    put(root / "bounding_box_test" / "-1_c9s1_000001_00.jpg", PICTURE + b"junk is not read")
+    assert load_dataset("folder", root).fingerprints == first
+
+    path = kept / "query" / MARKET["query"][0]
+    state = path.stat()
+    another = PICTURE[:-1] + b"\0"  # another picture of the same size and time
+    path.write_bytes(another)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    second = load_dataset("folder", root).fingerprints
+    assert second["test"] != first["test"] and second["training"] == first["training"]
+
+
+def test_fingerprints_survive_a_cache(tmp_path):
+    data = load_dataset("folder", market(tmp_path / "people"))
+    for _ in range(2):
+        kept = dataclasses.replace(data, cache=tmp_path / "cache")
+        assert kept.fingerprints == data.fingerprints
 
 
 @pytest.mark.parametrize("change", ["content", "name", "another image"])

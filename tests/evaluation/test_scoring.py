@@ -69,6 +69,25 @@ def test_scores_are_the_retrieval_metrics_with_their_intervals(crowd):
     np.testing.assert_array_equal(queries["average_precision"], expected.average_precision)
 
 
+def test_the_queries_of_one_person_are_scored_without_intervals(crowd):
+    """People are resampled for an interval, and here is only one who has a match."""
+    embeddings, dataset = crowd
+    chosen = np.isin(dataset.query.ids, [7, 99])
+    query = Split(
+        tuple(path for path, kept in zip(dataset.query.paths, chosen, strict=True) if kept),
+        dataset.query.ids[chosen],
+        dataset.query.cameras[chosen],
+    )
+    one = replace(dataset, query=query)
+    ours = {"query": embeddings["query"][chosen], "gallery": embeddings["gallery"]}
+    metrics, queries = score(ours, tried(rerank=True), one)
+    expected = retrieval_metrics(ours["query"], ours["gallery"], *labels(one))
+    assert (metrics["map"], metrics["rank1"]) == (expected.mean_ap, expected.rank(1))
+    assert metrics["queries_scored"] == 2 and len(queries) == 3
+    for scores in (metrics, metrics["reranked"]):
+        assert scores["rank1_interval"] is None and scores["map_interval"] is None
+
+
 def test_the_number_of_resamples_is_a_setting(crowd):
     embeddings, dataset = crowd
     few, many = (

@@ -489,6 +489,36 @@ def test_scores_frame_of_several_seeds(study):
     assert tables.seeds_in_words(runs) == "seeds 0, 1, 2, 5"
 
 
+def test_scores_of_a_single_person_are_shown_without_intervals_everywhere(study):
+    """All queries show one person: there are scores and differences, and nothing to resample."""
+    alone = {"rank1_interval": None, "map_interval": None}
+    scored = {**alone, "rank1": 0.5, "rank5": 0.75, "map": 0.25, "minp": 0.1}
+    runs = [
+        fabricate(study, method, [0.25, 0.75], **alone, reranked=scored)
+        for method in ("baseline", "abdnet", "gap", "pfsa")
+    ]
+    frame = tables.scores_frame(runs, references().assign(map_low=NAN, map_high=NAN))
+    assert frame[["rank1_low", "rank1_high"]].isna().all(axis=1).tolist() == [True] * 4 + [False] * 2
+    assert frame[["map_low", "map_high"]].isna().all(axis=None)
+    by_dataset = {dataset: runs if dataset == study.dataset else [] for dataset in DATASETS}
+    shown = [
+        tables.runs_table(runs),
+        tables.reference_table(references().assign(rank1_low=NAN, rank1_high=NAN, map_low=NAN, map_high=NAN)),
+        tables.metrics_table(runs[0]),
+        tables.ablation_table(runs, study.dataset),
+        tables.effects_table(runs, "baseline"),
+        tables.spatial_ablation_table(runs),
+        tables.seeds_table(runs),
+        tables.reranking_table(runs),
+        tables.pfsa_table(by_dataset, study.profile),
+    ]
+    for table in shown:
+        cells = [str(cell) for cell in table.to_numpy().ravel()]
+        assert not [cell for cell in cells if "nan" in cell or "[" in cell], table
+    assert shown[0].loc[0, "rank-1 [95 %]"] == "50.0" and shown[4].loc[0, "mAP difference [95 %]"] == "+0.0"
+    assert set(shown[4]["verdict"]) == {"indistinguishable"}
+
+
 def test_coverage_says_what_was_not_run(study):
     for method in PROFILES["demo"].methods:
         if method not in ("gap", "abdnet"):

@@ -10,10 +10,12 @@ def test_percentages():
     assert text.percent(0.8731, (0.84, 0.902)) == "87.3 [84.0, 90.2]"
     assert text.percent(None) == DASH
     assert text.percent(1) == "100.0"
+    assert text.percent(0.5, (float("nan"), float("nan"))) == "50.0", "without an interval"
 
 
 def test_differences_are_signed_points():
     assert text.points(0.012, -0.003, 0.027) == "+1.2 [-0.3, +2.7]"
+    assert text.points(0.012, float("nan"), float("nan")) == "+1.2"
     assert text.effect_points(Difference(-0.25, -0.5, 0.0, p_value=0.03)) == "-25.0 [-50.0, +0.0]"
 
 

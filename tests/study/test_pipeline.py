@@ -381,6 +381,20 @@ def test_fingerprint_depends_on_files_that_are_read_not_on_the_results_folder(ch
     one = fingerprint(reader, {}, repository=checkout)
     table.write_text("2")
     assert one != fingerprint(reader, {}, repository=checkout) != fingerprint(step, {}, repository=checkout)
+    numbers = checkout / "data" / "paper"
+    numbers.mkdir(parents=True)
+    (numbers / "table.csv").write_text("91.5")
+    reader = Step(step.name, step.notebook, step.parameters, reads=("data/paper",))
+    one = fingerprint(reader, {}, repository=checkout)
+    (numbers / ".DS_Store").write_text("of the system")
+    assert one == fingerprint(reader, {}, repository=checkout)
+    (numbers / "table.csv").write_text("92.5")
+    assert one != fingerprint(reader, {}, repository=checkout), "corrected to a number of the same length"
+    one, two = (
+        fingerprint(Step(step.name, step.notebook, {}, images={"test": test}), {}, repository=checkout)
+        for test in "12"
+    )
+    assert one != two
     needy = Step(step.name, step.notebook, step.parameters, needs=("n",))
     one, two = (fingerprint(needy, {"n": number}, repository=checkout) for number in "12")
     assert one != two

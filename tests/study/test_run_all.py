@@ -21,6 +21,7 @@ from reidlib.report import outside_references
 from reidlib.settings import ConfigError
 from reidlib.study import command_line
 from reidlib.study.command_line import Request
+from reidlib.study.fingerprints import fingerprint
 from reidlib.study.results import open_study
 from reidlib.study.steps import Step
 from reidlib.switches import SWITCHES
@@ -339,16 +340,69 @@ def test_force_sets_aside_only_the_chosen_runs_of_every_kind(tmp_path, monkeypat
 
 
 def test_steps_depend_on_the_images_and_on_the_published_numbers(folder):
-    request = Request(open_study("demo", "folder", "anywhere"), ("gap",), data_root=str(folder))
+    images = {"training": "a", "test": "b"}
+    request = Request(
+        open_study("demo", "folder", "anywhere"), ("gap",), data_root=str(folder), images=images
+    )
     data, *others = run_all.steps(request)
-    assert data.reads == (str(folder),)
+    assert data.images == images
     for step in others:
+        assert not step.images
         # The classification has its own images.
         assert ("01_data" in step.needs) == (step.notebook != "23_classification"), step.name
         assert (step.reads == ("data/paper",)) == (
             step.notebook not in ("22_paper_vs_code", "23_classification")
         ), step.name
     assert (REPOSITORY / "data/paper/pfsa_table1.csv").is_file()
+
+
+def test_a_plan_depends_on_the_images_of_a_data_root_and_on_nothing_else_there(folder, tmp_path):
+    """Images behind links count; results and files of the system in the data root do not."""
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for part in folder.iterdir():
+        (linked / part.name).symlink_to(part)
+    arguments = ["--dataset", "folder", "--data-root", str(linked), "--methods", "gap", "--results"]
+
+    def plan():
+        options = command_line.parse([*arguments, str(linked / "results")])
+        step = run_all.steps(command_line.checked_request(options))[0]
+        return fingerprint(step, {})
+
+    first = plan()
+    assert not (linked / "results").exists(), "digests of images are not remembered by a plan"
+    (linked / "results" / "cache").mkdir(parents=True)
+    for name in ("results/log.txt", "results/cache/x.npy", ".DS_Store", "query/.DS_Store", "readme.txt"):
+        (linked / name).write_text("something")
+    assert plan() == first
+    image = next((folder / "query").glob("*.jpg"))
+    state, content = image.stat(), image.read_bytes()
+    image.write_bytes(content[:-1] + b"\0")  # of the same size and time
+    os.utime(image, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert plan() != first
+
+
+def test_names_that_a_notebook_cannot_hold_are_refused_before_anything_is_written(folder, tmp_path):
+    odd = tmp_path / os.fsdecode("行人".encode("gbk"))
+    folder.rename(odd)
+    arguments = ["--dataset", "folder", "--methods", "gap", "--profile", "smoke", "--dry-run"]
+    said = {}
+    for name, root, results in (
+        ("data_root", odd, tmp_path / "results"),
+        ("results", tmp_path / "link", odd / "results"),
+        ("", tmp_path / "link", tmp_path / "results"),
+    ):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(odd)
+        done = call(*arguments, "--data-root", root, "--results", results)
+        said[name] = done.stderr
+        assert done.returncode == (2 if name else 0), done.stderr
+    for name in ("data_root", "results"):
+        assert said[name].startswith(
+            f"run_all.py: The parameter {name!r} of 01_data.ipynb is {tmp_path}/\\xd0"
+        )
+        assert said[name].count("\n") == 1 and "name a link to it" in said[name]
+    assert sorted(path.name for path in odd.iterdir()) == ["bounding_box_test", "bounding_box_train", "query"]
 
 
 def test_a_plan_writes_nothing(tmp_path):
