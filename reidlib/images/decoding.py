@@ -19,7 +19,7 @@ import PIL
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from reidlib.files import checked_array, checksum, write_checksum
-from reidlib.images.contents import ImageError, UnreadableImageError, content_digests, state_of
+from reidlib.images.contents import ImageError, UnreadableImageError, content_digests, state_of, unwritable
 from reidlib.progress import track_progress
 
 # Part of the decoded sets' names: raise the number when `decode` gives other pixels.
@@ -165,10 +165,7 @@ def load_sizes(
         try:
             _make(paths, [(files[index], *sizes[index]) for index in missing], cache, description)
         except OSError as error:
-            raise ImageError(
-                f"{cache}: the decoded images cannot be written ({error.strerror}). "
-                "Give your account the right to write there, make room, or name another results folder."
-            ) from error
+            raise unwritable(cache, error) from error
         for index in missing:
             found[index] = np.load(files[index], mmap_mode="r")
     return found

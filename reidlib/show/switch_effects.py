@@ -26,7 +26,7 @@ from reidlib.models.networks import model_from_experiment
 from reidlib.progress import track_progress
 from reidlib.run import Run
 from reidlib.show.paired import paired_effect, verdict
-from reidlib.show.text import NOT_RUN, p_value, points
+from reidlib.show.text import DASH, NOT_RUN, p_value, points
 from reidlib.statistics import holm, interval_columns
 from reidlib.switches import RELEASED, SWITCHES, Switch
 from reidlib.training.epoch import augmentation_of
@@ -175,7 +175,9 @@ def compare_steps(written: TrainingStep, released: TrainingStep) -> dict[str, fl
         return sum(torch.dot(a.flatten().double(), b.flatten().double()).item() for a, b in pairs)
 
     norms = [product(step, step) ** 0.5 for step in (written, released)]
-    change = np.linalg.norm(written.distances - released.distances) / np.linalg.norm(released.distances)
+    change = np.nan  # a single query image has no distance to another one
+    if len(released.distances):
+        change = np.linalg.norm(written.distances - released.distances) / np.linalg.norm(released.distances)
     return {
         "loss_written": written.loss,
         "loss_released": released.loss,
@@ -211,7 +213,9 @@ def untrained_table(effects: pd.DataFrame) -> pd.DataFrame:
             "released": [f"{value:.4g}" for value in effects["loss_released"]],
             "cosine": [f"{value:.3f}" for value in effects["gradient_cosine"]],
             "norm ratio": [f"{value:.3g}" for value in effects["gradient_ratio"]],
-            "distances": [f"{100 * value:.2g} %" for value in effects["distance_change"]],
+            "distances": [
+                DASH if np.isnan(value) else f"{100 * value:.2g} %" for value in effects["distance_change"]
+            ],
         }
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, ImageCms
 
-from reidlib.images import decoding
+from reidlib.images import contents, decoding
 from reidlib.images.decoding import ImageError, decode, load_images, load_sizes, open_rgb
 
 RNG = np.random.default_rng(0)
@@ -548,6 +548,15 @@ def test_too_little_disk_space_is_reported_before_anything_is_written(paths, tmp
         load_images(paths, 32, 16, cache=tmp_path / "cache")
     assert str(tmp_path / "cache") in str(error.value)
     assert made(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_cache_that_cannot_be_written_is_named(paths, tmp_path, monkeypatch, known):
+    """Whether it is the digests of the images that cannot be written, or the decoded images."""
+    monkeypatch.setattr(contents, "SETTLED", -3600 if known else 3600)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ImageError, match=r"file/cache cannot be written \(Not a directory\)"):
+        load_images(paths, 32, 16, cache=tmp_path / "file" / "cache")
 
 
 def test_an_unreadable_image_leaves_nothing_behind(paths, tmp_path):

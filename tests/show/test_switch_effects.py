@@ -327,6 +327,8 @@ def test_untrained_effects_as_text(effects):
     numbers = {"gradient_cosine": 0.98765, "gradient_ratio": 1234.5, "distance_change": 0.0123}
     table = switch_effects.untrained_table(pd.DataFrame([{**row, **losses_of_sides, **numbers}]))
     assert table.iloc[0].tolist() == ["PFSA", "2", "SA₁", "12.35", "0.0001", "0.988", "1.23e+03", "1.2 %"]
+    alone = pd.DataFrame([{**row, **losses_of_sides, **numbers, "distance_change": float("nan")}])
+    assert switch_effects.untrained_table(alone).iloc[0, -1] == "–", "a single query image"
     shown = switch_effects.untrained_table(effects)
     assert len(shown) == len(effects) and not shown.map(lambda cell: "nan" in cell).any().any()
 
