@@ -24,7 +24,7 @@ from reidlib.images.decoding import load_sizes
 from reidlib.models.networks import model_from_experiment
 from reidlib.settings import ConfigError
 from reidlib.training import fit
-from reidlib.training.epoch import DivergedError, Learner, augmentation_chances
+from reidlib.training.epoch import DivergedError, Learner, augmentation_of
 from reidlib.training.parallel import ALONE, Share, run_in_processes
 
 CPU = torch.device("cpu")
@@ -87,7 +87,7 @@ def _gradients(share, device, experiment, root, cache, folder):
             if name.endswith("gamma"):
                 parameter.fill_(0.3)
     rows = np.array([0, 1, 4, 5, 8, 9, 12, 13])
-    draws = draw_augmentation(8, 96, 48, torch.Generator().manual_seed(5), **augmentation_chances(experiment))
+    draws = draw_augmentation(8, 96, 48, torch.Generator().manual_seed(5), **augmentation_of(experiment))
     part = share.of(8)
     values = Learner(experiment, model, device, share).gradients(
         images.batch(rows[part], draws[part]),
