@@ -5,7 +5,8 @@ nbconvert turn Markdown, code and terminal colours into HTML. What a notebook br
 to harmless elements. Formulas become SVG pictures through matplotlib's mathtext, and pictures are embedded.
 """
 
-from reidlib.study.notebook_files import nbformat  # noqa: F401  first: nbconvert would import it slowly
+from reidlib.show.drawing import matplotlib  # first: it decides how matplotlib starts
+from reidlib.study.notebook_files import PICTURES  # first: nbconvert would import nbformat slowly
 
 # isort: split
 
@@ -13,6 +14,7 @@ import base64
 import functools
 import html
 import io
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,8 +37,9 @@ THUMBNAIL = (640, 400)  # pixels, at most
 WIDE = 1.9  # width over height from which a figure scrolls on a phone instead of shrinking
 FORMULA_SIZE = 16  # points
 DROPPED = "remove-output"  # tag of cells whose output the page leaves out, such as the caveats (in its box)
+# A literal of Python that holds an absolute path; its last name may stay.
+ABSOLUTE = re.compile(r"""(["'])/(?:(?!\1)[^\\\n]|\\.)*/((?:(?!\1)[^\\/\n]|\\.)+)\1""")
 WIDGET = "application/vnd.jupyter.widget-view+json"
-PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,12 @@ def render(notebook, study: Study, *, title: str, page_of: Callable[[str], str])
                     thumbnail = thumbnail or _thumbnail(*picture)
                     shown = _figure(output, picture, cell, f"Figure {figures}: {heading}")
                 else:
-                    shown = without_paths(_output(output), study)
+                    shown = _output(output)
                 if shown:
                     parts += [_code(folded), shown]
     parts.append(_code(folded))
     soup = clean(parts, title, page_of)
+    _shorten_paths(soup, study)
     paragraph = soup.select_one(".prose > p")
     return Rendered(str(soup), shortened(paragraph.get_text() if paragraph else "", 170), thumbnail)
 
@@ -118,9 +122,10 @@ def formula(tex: str) -> str:
     font = FontProperties(size=FORMULA_SIZE, math_fontfamily="stix")
     target = io.BytesIO()
     try:
-        width, height, depth, *_ = MathTextParser("path").parse(f"${tex}$", dpi=72, prop=font)
-        math_to_image(f"${tex}$", target, prop=font, dpi=72, format="svg")
-    except ValueError:
+        with matplotlib.style.context("default"):
+            width, height, depth, *_ = MathTextParser("path").parse(f"${tex}$", dpi=72, prop=font)
+            math_to_image(f"${tex}$", target, prop=font, dpi=72, format="svg")
+    except (ValueError, RecursionError):
         return f"<code>{html.escape(tex)}</code>"
     # Without the document type, and without the metadata, which hold the time.
     svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", target.getvalue().decode(), flags=re.DOTALL)
@@ -136,9 +141,7 @@ def _code(cells: list) -> str:
     sources = []
     for cell in cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
-            sources.append(
-                re.sub(r"(['\"])/[^'\"\n]*/([^'\"/\n]+)\1", r"\1…/\2\1", cell.source)
-            )  # no machine's paths
+            sources.append(ABSOLUTE.sub(r"\1…/\2\1", cell.source))  # no machine's paths
         else:
             sources.append(cell.source)
     cells.clear()
@@ -178,9 +181,9 @@ def _output(output) -> str:
     if "text/latex" in data:
         return f"<p>{formula(data['text/latex'].strip().strip('$'))}</p>"
     text = data.get("text/plain", "")
-    saved = re.fullmatch(r"(?:Posix|Windows)Path\('(.*)'\)", text)
+    saved = re.fullmatch(r"(?:Posix|Windows)Path\((['\"])(.*)\1\)", text)
     if saved:
-        return f'<p class="saved">Saved as <code>{html.escape(saved[1])}</code></p>'
+        return f'<p class="saved">Saved as <code>{html.escape(saved[2])}</code></p>'
     return (
         f'<pre class="out">{ansi2html(text)}</pre>'
         if text and not re.fullmatch(r"<(Figure|Axes).*>", text)
@@ -243,7 +246,24 @@ def _thumbnail(kind: str, content: bytes) -> str:
 
 
 def without_paths(text: str, study: Study) -> str:
-    """`text` with paths of this machine shortened to where they lie in the checkout."""
-    for folder, short in ((study.root, f"results/{study.root.name}"), (REPOSITORY, "."), (Path.home(), "~")):
-        text = text.replace(f"{folder}/", f"{short}/")
+    """Plain text with paths of this machine shortened to where they lie in the checkout."""
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111  Path's own raises for a user without a home
+    for given, short in ((study.root, f"results/{study.root.name}"), (REPOSITORY, "."), (home, "~")):
+        if not given.is_absolute() or given == given.parent:  # "/" is a part of every path
+            continue
+        for path in map(str, (given, given.resolve())):
+            ways = "|".join(map(re.escape, (path, repr(path)[1:-1])))  # as it is, and in a Python literal
+            # A path begins where no other one goes on, and ends with a whole name.
+            whole = rf"(?:(?<=file://)|(?<![\w./~-]))(?:{ways})(?![\w+-]|\.\w)"
+            text = re.sub(whole, lambda _, short=short: short, text)
     return text
+
+
+def _shorten_paths(soup: BeautifulSoup, study: Study) -> None:
+    """Shortens the paths in a page's texts. There, a path has the signs that HTML writes as `&amp;`."""
+    for text in soup.find_all(string=True):
+        text.replace_with(without_paths(text, study))
+    for tag in soup.find_all(True):
+        for name in ("alt", "aria-label", "title"):
+            if tag.get(name):
+                tag[name] = without_paths(tag[name], study)

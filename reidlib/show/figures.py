@@ -1,5 +1,9 @@
 """Draws matplotlib figures from arrays and tables. Nothing here reads a file or knows a run."""
 
+from reidlib.show.drawing import literally, use_own_settings  # first: it decides how matplotlib starts
+
+# isort: split
+
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -11,6 +15,7 @@ from matplotlib.figure import Figure
 RIGHT, WRONG, QUERY = "#1a9641", "#d7191c", "#404040"  # ✓ and ✗ also mark them, for colour-blind readers
 BLUE, GREY = "#2b5c8a", "#8c8c8c"  # points of methods, and of references without learning
 
+use_own_settings()
 sns.set_theme(
     style="ticks",
     context="notebook",
@@ -45,12 +50,18 @@ def image_grid(
         for image, axis in zip(row, row_axes, strict=False):
             axis.imshow(image, interpolation="lanczos")
         row_axes[0].text(
-            -0.12, 0.5, label, transform=row_axes[0].transAxes, ha="right", va="center", fontsize=9
+            -0.12,
+            0.5,
+            literally(label),
+            transform=row_axes[0].transAxes,
+            ha="right",
+            va="center",
+            fontsize=9,
         )
     for label, axis in zip(column_labels, axes[0], strict=False):
-        axis.set_title(label, fontsize=9)
+        axis.set_title(literally(label), fontsize=9)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(literally(title), fontsize=11)
     figure.subplots_adjust(left=0.9 / (cell * columns + 0.9), right=1, wspace=0.04, hspace=0.04)
     return figure
 
@@ -102,7 +113,7 @@ def training_curves(curves: pd.DataFrame, title: str) -> Figure:
         axes[3].legend(fontsize=8, frameon=False)
     for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(title)
+    figure.suptitle(literally(title))
     return figure
 
 
@@ -218,7 +229,7 @@ def heat_triplets(
             image = images[person] if index == 0 else heat_overlay(images[person], heats[index - 1][person])
             axis.imshow(image, interpolation="lanczos")
             if row == 0:
-                axis.set_title(label, fontsize=8)
+                axis.set_title(literally(label), fontsize=8)
     bar = figure.colorbar(
         plt.cm.ScalarMappable(cmap="jet"),
         ax=axes,
@@ -230,14 +241,14 @@ def heat_triplets(
     )
     bar.set_label("share of the image's strongest response", fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(literally(title), fontsize=11)
     return figure
 
 
 def ranking_gallery(
     queries: np.ndarray,
-    galleries: Sequence[np.ndarray],
-    matches: Sequence[np.ndarray],
+    gallery: np.ndarray,
+    rankings: Sequence[tuple[np.ndarray, np.ndarray]],
     names: Sequence[str],
     title: str,
 ) -> Figure:
@@ -245,10 +256,11 @@ def ranking_gallery(
 
     Args:
         queries: (N, H, W, 3) bytes.
-        galleries: for each model (N, K, H, W, 3) bytes.
-        matches: for each model (N, K) bool.
+        gallery: (G, H, W, 3) bytes.
+        rankings: for each model what `rank_gallery` returns: indices (N, K) into the gallery, and matches
+            (N, K) bool. Where the index is -1, the gallery has no more images, and the cell stays empty.
     """
-    people, top = matches[0].shape
+    people, top = rankings[0][0].shape
     height, width = queries.shape[1:3]
     cell = 0.82
     rows = people * len(names)
@@ -272,22 +284,26 @@ def ranking_gallery(
         else:
             axes[row, 0].axis("off")
         axes[row, 0].text(
-            -0.15, 0.5, names[model], transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=9
+            -0.15,
+            0.5,
+            literally(names[model]),
+            transform=axes[row, 0].transAxes,
+            ha="right",
+            va="center",
+            fontsize=9,
         )
-        for rank in range(top):
-            right = bool(matches[model][person, rank])
-            _framed(
-                axes[row, 2 + rank],
-                galleries[model][person, rank],
-                RIGHT if right else WRONG,
-                "✓" if right else "✗",
-            )
+        for rank, (index, right) in enumerate(zip(*(part[person] for part in rankings[model]), strict=True)):
+            axis = axes[row, 2 + rank]
+            if index < 0:
+                axis.axis("off")
+            else:
+                _framed(axis, gallery[index], RIGHT if right else WRONG, "✓" if right else "✗")
             if row == 0:
-                axes[row, 2 + rank].set_title(f"rank {rank + 1}", fontsize=9)
+                axis.set_title(f"rank {rank + 1}", fontsize=9)
         if model == 0 and person:
             line = axes[row, 0].get_position().y1 + 0.06 / figure.get_figheight()
             figure.add_artist(plt.Line2D([0.01, 0.99], [line, line], color="#bbbbbb", linewidth=0.8))
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(literally(title), fontsize=11)
     return figure
 
 
@@ -315,7 +331,7 @@ def gallery_sizes(frames: Mapping[str, pd.DataFrame], title: str) -> Figure:
                     color=colour,
                     markersize=6,
                     markerfacecolor="white" if hollow else colour,
-                    label="" if hollow and not frame["distractors"].all() else name,
+                    label="" if hollow and not frame["distractors"].all() else literally(name),
                 )
         axis.set(xscale="log", title=label, ylim=(0, 100))
         axis.set_xlabel(below, fontsize=10)
@@ -326,7 +342,7 @@ def gallery_sizes(frames: Mapping[str, pd.DataFrame], title: str) -> Figure:
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False
     )
-    figure.suptitle(title)
+    figure.suptitle(literally(title))
     return figure
 
 
@@ -390,7 +406,7 @@ def classification_curves(frame: pd.DataFrame, title: str) -> Figure:
     figure.legend(
         *tests.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False
     )
-    figure.suptitle(title)
+    figure.suptitle(literally(title))
     return figure
 
 
@@ -459,5 +475,5 @@ def switch_panels(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) ->
         for _, row in effects.iterrows()
     ]
     gradients.set_yticks(list(positions.values()), labels, fontsize=9)
-    figure.suptitle(title)
+    figure.suptitle(literally(title))
     return figure

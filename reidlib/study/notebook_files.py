@@ -1,4 +1,4 @@
-"""Imports nbformat one second faster.
+"""Imports nbformat one second faster, and says which outputs of a notebook are pictures.
 
 nbformat imports jsonschema, which imports rfc3987_syntax to check international web addresses. That package
 takes a second to build its parser. jsonschema works without it, and no notebook has such a field.
@@ -10,4 +10,6 @@ sys.modules.setdefault("rfc3987_syntax", None)  # importing it now fails, as if 
 
 import nbformat  # noqa: E402
 
-__all__ = ["nbformat"]
+PICTURES = ("image/png", "image/jpeg", "image/svg+xml")  # kinds of output that the report shows as figures
+
+__all__ = ["PICTURES", "nbformat"]

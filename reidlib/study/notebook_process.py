@@ -1,8 +1,9 @@
 """Runs one notebook through papermill: `python -m reidlib.study.notebook_process TASK`, one process per step.
 
-TASK is a JSON file: notebook, output, parameters, repository, parent (the pipeline's process id). The process
-writes outcome.json beside it: {"error": "" or what went wrong}. The kernel is always the running Python,
-whatever kernels are registered on the machine.
+TASK is a JSON file: notebook, output, parameters, figures (how many the notebook has to show), repository,
+parent (the pipeline's process id). The process writes outcome.json beside it: {"error": "" or what went
+wrong}. The kernel is always the running Python, whatever kernels are registered on the machine, and whatever
+the user's profile of IPython says.
 """
 
 from reidlib.study.notebook_files import nbformat  # first: papermill would import it slowly
@@ -23,6 +24,7 @@ from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
 
 from reidlib.files import read_json, write_atomically, write_json
+from reidlib.study.notebook_files import PICTURES
 
 
 class ThisInterpreter(AsyncKernelManager):
@@ -40,8 +42,7 @@ def run_task(task_path: Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     task = read_json(task_path)
     threading.Thread(target=_end_with_parent, args=(task["parent"],), daemon=True).start()
-    # The kernel uses the checkout that the fingerprint covers.
-    os.environ["PYTHONPATH"] = os.pathsep.join([task["repository"], os.environ["PYTHONPATH"]])
+    _prepare_environment(task_path, task["repository"])
     notebook, output = Path(task["notebook"]), Path(task["output"])
     error = ""
     try:
@@ -67,10 +68,34 @@ def run_task(task_path: Path) -> None:
     except DeadKernelError:
         error = "its kernel died; the machine may have run out of memory."
     executed = nbformat.read(output, as_version=4)
+    shown = _pictures(executed)
+    if not error and shown < task["figures"]:
+        error = (
+            f"its notebook shows {shown} of {task['figures']} figures. Look for what keeps matplotlib from "
+            "showing them, such as settings of IPython for the whole machine."
+        )
     # The names replace absolute paths of this machine.
     executed.metadata.papermill.update(input_path=notebook.name, output_path=output.name)
     write_atomically(output, nbformat.writes(executed) + "\n")
     write_json(task_path.with_name("outcome.json"), {"error": error})
+
+
+def _prepare_environment(task_path: Path, repository: str) -> None:
+    """Sets what the kernel inherits. Nothing of the user's decides which code it runs or how it draws."""
+    # The kernel uses the checkout that the fingerprint covers.
+    paths = [repository, os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    # An empty folder in place of the user's: no profile, and no start-up files of one.
+    os.environ["IPYTHONDIR"] = str(task_path.with_name("ipython"))
+    os.environ.pop("PYTHONSTARTUP", None)
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    os.environ["MATPLOTLIBRC"] = os.devnull
+
+
+def _pictures(notebook) -> int:
+    """How many outputs of an executed notebook are pictures that the report can show."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    return sum(any(kind in output.get("data", ()) for kind in PICTURES) for output in outputs)
 
 
 def _own_errors(repository: Path) -> list[str]:

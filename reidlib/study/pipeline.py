@@ -217,6 +217,7 @@ class _Running:
             "notebook": str(notebook_path(step, runner.repository)),
             "output": str(self.output),
             "parameters": step.parameters,
+            "figures": sum(Path(name).match("figures/*.png") for name in step.produces),
             "repository": str(runner.repository),
             "parent": os.getpid(),
         }

@@ -12,10 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from reidlib.datasets import Split
+from reidlib.evaluation import rank_gallery
 from reidlib.images.normalisation import normalise
 from reidlib.models import build_model
 from reidlib.show import figures, maps, selection
@@ -310,10 +313,12 @@ def test_heat_triplets(people):
 
 def test_ranking_gallery_frames_right_green_and_wrong_red():
     people, top = 2, 3
-    queries, galleries = noise(people, 8, 4), [noise(people, top, 8, 4), 255 - noise(people, top, 8, 4)]
+    queries, gallery = noise(people, 8, 4), noise(5, 8, 4)
+    indices = [np.array([[4, 1, 2], [0, 3, 1]]), np.array([[2, 3, 0], [1, 0, 4]])]
     matches = [np.array([[1, 0, 1], [0, 0, 0]], bool), np.array([[0, 1, 0], [1, 1, 1]], bool)]
+    rankings = list(zip(indices, matches, strict=True))
     figure = drawn(
-        figures.ranking_gallery(queries, galleries, matches, ["ABD-Net", "Baseline"], "First three")
+        figures.ranking_gallery(queries, gallery, rankings, ["ABD-Net", "Baseline"], "First three")
     )
     axes = np.array(figure.axes, dtype=object).reshape(people * 2, top + 2)
     for person in range(people):
@@ -327,12 +332,45 @@ def test_ranking_gallery_frames_right_green_and_wrong_red():
                 frames = {to_hex(spine.get_edgecolor()) for spine in axis.spines.values()}
                 assert frames == {figures.RIGHT if right else figures.WRONG}
                 assert all(spine.get_visible() for spine in axis.spines.values())
-                np.testing.assert_array_equal(axis.images[0].get_array(), galleries[model][person, rank])
+                shown = gallery[indices[model][person, rank]]
+                np.testing.assert_array_equal(axis.images[0].get_array(), shown)
     assert [axis.get_title() for axis in axes[0, 2:]] == ["rank 1", "rank 2", "rank 3"]
     np.testing.assert_array_equal(axes[2, 0].images[0].get_array(), queries[1])
     red, green, blue = (int(figures.RIGHT[i : i + 2], 16) for i in (1, 3, 5))
     assert green > red and green > blue
     assert int(figures.WRONG[1:3], 16) > 2 * int(figures.WRONG[3:5], 16)
+
+
+@pytest.mark.parametrize("images", [1, 3, 5, 6])
+def test_ranking_gallery_shows_no_more_images_than_the_gallery_has(images):
+    """One query that matches every image of its gallery."""
+    embeddings, people = np.arange(images, dtype=float)[:, None], np.ones(images, int)
+    ranking = rank_gallery([[0.0]], embeddings, [1], people, [1], people + 1, top=5)
+    figure = drawn(figures.ranking_gallery(noise(1, 8, 4), noise(images, 8, 4), [ranking], ["a"], "Five"))
+    cells = figure.axes[2:]
+    shown = min(images, 5)
+    assert [len(axis.images) for axis in cells] == [1] * shown + [0] * (5 - shown)
+    assert [texts(axis) for axis in cells] == [["✓"]] * shown + [[]] * (5 - shown)
+    assert [axis.axison for axis in cells] == [True] * shown + [False] * (5 - shown)
+    assert [axis.get_title() for axis in cells] == [f"rank {rank}" for rank in range(1, 6)]
+
+
+def test_names_are_no_formulas():
+    """Figures show names and titles as they are, whatever signs of a formula they hold."""
+    name = r"a$\frac{1}{$_x^2 $\nosuch$ \$ 5$"
+    pixels, sizes = noise(1, 8, 4), {"other_images": [10, 20], "rank1": 0.5, "map": 0.5, "distractors": False}
+    heat, ranking = np.zeros((1, 8, 4)), (np.array([[0]]), np.array([[True]]))
+    for figure in (
+        figures.image_grid([pixels], [name], title=name, column_labels=[name]),
+        figures.training_curves(curves(), name),
+        figures.heat_triplets(pixels, [heat], [name, name], name),
+        figures.ranking_gallery(pixels, pixels, [ranking], [name], name),
+        figures.gallery_sizes({name: pd.DataFrame(sizes)}, name),
+    ):
+        drawn(figure)  # a formula that cannot be set is an error
+        shown = [text for text in figure.findobj(Text) if "nosuch" in text.get_text()]
+        assert shown and not any(is_math_text(text.get_text()) for text in shown)
+        assert {text.get_text().replace(r"\$", "$") for text in shown} == {name}
 
 
 def test_gallery_sizes_has_a_line_a_method_and_hollow_points_for_distractors():
