@@ -103,7 +103,7 @@ def build_report(
                 "previous": ready[place - 1] if place else None,
                 "next": ready[place + 1] if page is not ready[-1] else None,
             }
-            write_atomically(temporary / page.file, template.render(page=page, **around, **common))
+            _write_page(temporary / page.file, template.render(page=page, **around, **common))
         index = template.render(
             page=None,
             claim=claim,
@@ -113,11 +113,16 @@ def build_report(
             facts=list(facts.items()),
             **common,
         )
-        write_atomically(temporary / "index.html", index)
+        _write_page(temporary / "index.html", index)
         _swap(temporary, study.report)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return study.report / "index.html"
+
+
+def _write_page(path: Path, text: str) -> None:
+    """Writes a page as UTF-8. Bytes of a file name that are no UTF-8 appear with a backslash."""
+    write_atomically(path, text.encode(errors="backslashreplace"))
 
 
 def outside_references(report_dir: str | Path) -> list[str]:

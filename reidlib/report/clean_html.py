@@ -56,6 +56,7 @@ def _sanitised(part: str) -> str:
     Why nh3: it is maintained (bleach is deprecated), and it parses as browsers do. html.parser does not: it
     ends comments elsewhere, so that what it took for a comment could be an element in a browser.
     """
+    part = part.encode(errors="backslashreplace").decode()  # bytes of a file name that are no UTF-8
     return nh3.clean(
         _DRAWING.sub(_embedded, part),
         tags=set(_KEPT.split()),

@@ -28,6 +28,7 @@ from reidlib.show.text import (
     DASH,
     NOT_RUN,
     effect_points,
+    in_markdown,
     p_value,
     percent,
     percent_of_seeds,
@@ -37,6 +38,9 @@ from reidlib.statistics import holm, interval_columns, seed_summary
 from reidlib.switches import LEFT_OUT, RELEASED, SWITCHES
 
 ONE_SEED = "one seed: over people only"
+
+# The notebooks show tables as HTML, and a cell may hold a name from data, such as the path of weights.
+pd.set_option("styler.format.escape", "html")
 
 RunsByDataset = Mapping[str, Sequence[Run]]  # data set → the finished runs of one profile
 
@@ -506,8 +510,8 @@ def weights_sentence(run: Run) -> str:
     source = run.metrics.get("checkpoint")
     if source:
         return (
-            f"The weights are those of `{source['file']}` (SHA-256 {source['sha256']}), as they are: "
-            "nothing was trained here."
+            f"The weights are those of {in_markdown(source['file'])} (SHA-256 {source['sha256']}), as they "
+            "are: nothing was trained here."
         )
     best, epoch = run.metrics["best_on_test"], run.metrics["reported_epoch"]
     text = f"Scored with the weights after epoch {epoch} of {len(run.curves)}."

@@ -1,6 +1,7 @@
-"""Numbers as text, the same everywhere: percentages, points, intervals, p-values."""
+"""Numbers as text, the same everywhere: percentages, points, intervals, p-values. Names from data as text."""
 
 import math
+import re
 from collections.abc import Sequence
 
 from reidlib.statistics import Difference, seed_summary
@@ -56,3 +57,15 @@ def percent_of_seeds(values: Sequence[float], interval: Sequence[float] | None =
     if over.std is None:
         return percent(over.mean, interval)
     return f"{percent(over.mean)} ± {100 * over.std:.1f} ({over.seeds} seeds)"
+
+
+def in_markdown(name: str) -> str:
+    """A name from data, such as a file's, for Markdown. No sign of it begins an element or a formula.
+
+    Signs become character references. What cannot be printed (line breaks, bytes that are no UTF-8) is
+    written as in Python: `\\n`.
+    """
+    printable = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
+    # Within a word, these three stay for the sake of who reads the source.
+    signs = r"[^\w .,-]|_|^ |(?<!\w)[.,-]|[.,-](?!\w)"
+    return re.sub(signs, lambda found: f"&#{ord(found[0])};", printable)

@@ -1,7 +1,8 @@
 """The folders and files under results/.
 
 results/<profile>-<dataset>/runs/<method>-seed<k>/   one training run (its files: reidlib.run)
-        checkpoints-<dataset>/runs/<method>-<file>/  the same for released weights that were only scored
+        checkpoints-<dataset>/runs/<method>-<file>-<digest>/
+                                                     the same for released weights that were only scored
                             notebooks/<step>.ipynb   executed notebooks
                             figures/  tables/        what the notebooks save
                             steps/<step>.json        what a finished step depended on
@@ -19,10 +20,12 @@ from typing import Any
 import numpy as np
 
 from reidlib.errors import ReidError
-from reidlib.files import REPOSITORY, write_atomically
+from reidlib.files import REPOSITORY, file_digest, write_atomically
 from reidlib.run import RunFiles
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+# Signs that begin something in Markdown: code, stress, HTML, a formula, a cell, the target of a link.
+_MARKS = re.compile(r"[\\`*<&$|~]|(?<!\w)_|_(?!\w)|\](?=\()")
 
 
 class ResultsError(ReidError):
@@ -75,11 +78,23 @@ class Study:
         return self.runs / f"{checked_name(method, 'method')}-seed{int(seed)}"
 
     def checkpoint_run(self, method: str, checkpoint: str | Path) -> Path:
-        """Folder of the run that scores released weights, named after their file."""
-        name = re.sub(
-            r"[^A-Za-z0-9_.+-]", "_", Path(checkpoint).name.removesuffix(".tar").removesuffix(".pth")
-        )
-        return self.runs / f"{checked_name(method, 'method')}-{name}"
+        """Folder of the run that scores released weights, named after their file and its content.
+
+        Many files of weights have the same name, such as model.pth.tar.
+
+        Raises:
+            ResultsError: the file cannot be read.
+        """
+        file = Path(checkpoint)
+        name = re.sub(r"[^A-Za-z0-9_.+-]", "_", file.name.removesuffix(".tar").removesuffix(".pth"))
+        try:
+            content = file_digest(file)[:8]
+        except OSError as error:
+            raise ResultsError(
+                f"The weights {file} cannot be read ({error.strerror}): pass the path of a file made by "
+                "torch.save (.pth, .pth.tar)."
+            ) from error
+        return self.runs / f"{checked_name(method, 'method')}-{name[:64]}-{content}"
 
     def save_figure(self, figure, name: str) -> Path:
         """Writes a matplotlib figure as figures/<name>.png (200 dpi) and .pdf, and returns the PNG's path.
@@ -165,7 +180,7 @@ def _markdown(frame) -> str:
     def text(value: Any) -> str:
         if isinstance(value, float | np.floating):
             return f"{value:.4g}" if math.isfinite(value) else "–"
-        return "–" if value is None else str(value).replace("|", "\\|").replace("\n", " ")
+        return "–" if value is None else re.sub(_MARKS, r"\\\g<0>", " ".join(str(value).splitlines()))
 
     numeric = [frame.dtypes.iloc[column].kind in "iuf" for column in range(frame.shape[1])]
     rows = [

@@ -622,7 +622,7 @@ def test_the_weights_that_were_scored_are_named(study):
     released = fabricate(study, "abdnet", checkpoint={"file": "abd.pth.tar", "sha256": "f00d"})
     released.files.curves.unlink()
     sentence = tables.weights_sentence(released)
-    assert "`abd.pth.tar` (SHA-256 f00d)" in sentence and "nothing was trained" in sentence
+    assert "abd.pth.tar (SHA-256 f00d)" in sentence and "nothing was trained" in sentence
 
 
 # ------------------------------------------------------------------------------- paper against code, in words

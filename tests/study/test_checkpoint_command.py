@@ -29,7 +29,8 @@ from reidlib.models.pfsa import PFSANet
 from reidlib.run import Run
 from reidlib.study import command_line
 from reidlib.study.command_line import Request
-from reidlib.study.results import open_study
+from reidlib.study.results import ResultsError, open_study
+from reidlib.study.steps import select
 from reidlib.torch_files import CheckpointError
 from reidlib.training import evaluate_checkpoint, fitting
 
@@ -162,7 +163,7 @@ def text_of(page) -> str:
 def test_abdnet(call, place, images, abdnet_file, monkeypatch):
     status, out, err = call("--methods", "abdnet", "--checkpoint", abdnet_file)
     assert status == 0, err
-    study, folder = results_of(place, "abdnet-market_checkpoint_best")
+    study, folder = results_of(place, f"abdnet-market_checkpoint_best-{digest(abdnet_file)[:8]}")
     metrics = read_json(folder / "metrics.json")
     assert metrics["checkpoint"] == {"file": abdnet_file.name, "sha256": digest(abdnet_file)}
     assert (metrics["classes"], metrics["embedding_dim"]) == (751, 3072)
@@ -198,9 +199,7 @@ def test_abdnet(call, place, images, abdnet_file, monkeypatch):
     assert f"Report: {index}" in out
     page = text_of(index)
     assert "nothing was trained here" in page and "random weights" not in page
-    assert "abdnet-market_checkpoint_best" in page and "Training one run" not in page, (
-        "pages are told apart by their weights"
-    )
+    assert folder.name in page and "Training one run" not in page, "pages are told apart by their weights"
     pages = [path for path in study.report.glob("*.html") if path != index]
     assert len(pages) == 1
     assert f"The weights are those of {abdnet_file.name} (SHA-256 {digest(abdnet_file)})" in text_of(pages[0])
@@ -217,7 +216,7 @@ def test_pfsa_runs_again_after_each_kind_of_change(call, place, images, pfsa_fil
     arguments = ("--methods", "pfsa", "--checkpoint", pfsa_file)
     status, _, err = call(*arguments)
     assert status == 0, err
-    study, folder = results_of(place, "pfsa-checkpoint")
+    study, folder = results_of(place, f"pfsa-checkpoint-{digest(pfsa_file)[:8]}")
     metrics = read_json(folder / "metrics.json")
     assert metrics["checkpoint"]["sha256"] == digest(pfsa_file)
     assert metrics["embedding_dim"] == 12288 and metrics["classes"] == 751
@@ -245,13 +244,16 @@ def test_pfsa_runs_again_after_each_kind_of_change(call, place, images, pfsa_fil
     own["stem.bn1.bias"] = own["stem.bn1.bias"] + 0.25
     torch.save(own, pfsa_file)
     first = read_json(folder / "metrics.json")
-    assert f"run: changed files: {pfsa_file}" in planned()
+    assert planned().split(maxsplit=1) == [
+        f"10_train/pfsa-checkpoint-{digest(pfsa_file)[:8]}",
+        "run: not finished before\n",
+    ], "other weights have a run of their own"
     # The notebook's function is called directly, because starting a third kernel would take too long.
     experiment = experiment_for("pfsa", dataset="folder", **SIZE)
     dataset = load_dataset("folder", images)
     evaluate_checkpoint(experiment, dataset, pfsa_file, folder, cache=place / "cache")
     assert (
-        "pfsa-checkpoint was made differently (another checkpoint): kept as pfsa-checkpoint.superseded"
+        f"{folder.name} was made differently (another checkpoint): kept as {folder.name}.superseded"
         in capsys.readouterr().out
     )
     assert (
@@ -259,7 +261,7 @@ def test_pfsa_runs_again_after_each_kind_of_change(call, place, images, pfsa_fil
         == digest(pfsa_file)
         != first["checkpoint"]["sha256"]
     )
-    kept = folder.with_name("pfsa-checkpoint.superseded")
+    kept = folder.with_name(f"{folder.name}.superseded")
     assert read_json(kept / "metrics.json") == first
     assert_same_embeddings(kept, expected)
     network.load_state_dict(own)
@@ -304,8 +306,8 @@ def test_a_file_of_another_method(call, place, tmp_path):
         n.startswith(own) for n in left_over
     )
     assert "global_classifier.weight (751, 256) instead of (751, 2048)" in failed
-    study, folder = results_of(place, "gap-small", "failing")
-    assert not folder.exists() and (study.notebooks / "10_train/gap-small.failed.ipynb").is_file()
+    study, folder = results_of(place, f"gap-small-{digest(path)[:8]}", "failing")
+    assert not folder.exists() and (study.notebooks / f"10_train/{folder.name}.failed.ipynb").is_file()
     assert f"Report: {study.report / 'index.html'}" in out
     page = text_of(study.report / "index.html")
     assert "it failed" in page and str(tmp_path) not in page
@@ -448,7 +450,8 @@ def test_the_plan_of_a_checkpoint_is_one_step_from_any_working_folder(call, tmp_
         "--methods", "abdnet", "--checkpoint", "x.pth.tar", "--dry-run", results="untouched"
     )
     assert status == 0 and not out
-    assert err.split()[0] == "10_train/abdnet-x" and len(err.strip().splitlines()) == 1
+    name = f"10_train/abdnet-x-{digest(tmp_path / 'x.pth.tar')[:8]}"
+    assert err.split()[0] == name and len(err.strip().splitlines()) == 1
     study = open_study("paper", "folder", tmp_path, checkpoints=True)
     (step,) = run_all.steps(Request(study, ("abdnet",), checkpoint=str(tmp_path / "x.pth.tar")))
     assert (
@@ -456,3 +459,30 @@ def test_the_plan_of_a_checkpoint_is_one_step_from_any_working_folder(call, tmp_
         and step.parameters["checkpoint"] in step.reads
     )
     assert json.loads(json.dumps(step.parameters)) == step.parameters
+
+
+def test_files_of_one_name_have_runs_of_their_own_and_copies_of_one_file_share_a_run(tmp_path):
+    study = open_study("paper", "folder", tmp_path, checkpoints=True)
+    files = [tmp_path / folder / "model.pth.tar" for folder in ("first", "second", "copy of the first")]
+    for file, content in zip(files, (b"1", b"2", b"1"), strict=True):
+        file.parent.mkdir()
+        file.write_bytes(content)
+    first, second, copy = (
+        run_all.steps(Request(study, ("abdnet",), checkpoint=str(file)))[0] for file in files
+    )
+    assert {first.name, first.executed(study), *first.produces}.isdisjoint(
+        {second.name, second.executed(study), *second.produces}
+    )
+    assert (copy.name, copy.produces) == (first.name, first.produces)
+
+
+def test_any_file_of_weights_gives_a_run_that_can_name_files(tmp_path):
+    study = open_study("paper", "folder", tmp_path, checkpoints=True)
+    for name in ("a b.pth", "人.pth.tar", "<b>&$_*.pth", "-.pth", ".pth", "x" * 251 + ".pth", "\udce9\n.pth"):
+        (tmp_path / name).write_bytes(b"")
+        (step,) = run_all.steps(Request(study, ("abdnet",), checkpoint=str(tmp_path / name)))
+        assert select([step]) == [step], name
+        step.failed(study).parent.mkdir(parents=True, exist_ok=True)
+        step.failed(study).touch()
+    with pytest.raises(ResultsError, match=r"absent\.pth cannot be read \(No such file"):
+        study.checkpoint_run("abdnet", tmp_path / "absent.pth")
