@@ -4,6 +4,8 @@ Pictures are embedded, so every page is whole by itself. A content security poli
 browser to load anything else. Pages link to each other by name only: the folder can be moved or zipped.
 """
 
+import html
+import json
 import re
 import secrets
 import shutil
@@ -19,6 +21,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from reidlib.files import REPOSITORY, read_json, write_atomically
+from reidlib.report.clean_html import KEPT, as_utf8
 from reidlib.report.notebook_html import render, shortened, without_paths
 from reidlib.run import METRICS
 from reidlib.study.notebook_files import nbformat
@@ -29,6 +32,8 @@ from reidlib.study.steps import Step
 _NEVER = """
 base embed iframe math noembed noframes noscript object plaintext script select svg
 template xmp"""
+# Elements that pages have: those of the template, and what is kept of the notebooks.
+_OWN = f"article body footer head html main meta nav style title {KEPT}"
 _ADDRESSES = ("src", "href", "data", "poster", "background", "action", "formaction")
 _RUN_NAME = re.compile(r"(?P<method>.+)-seed(?P<seed>\d+)")
 
@@ -78,9 +83,7 @@ def build_report(
     pages = _pages(study, list(steps))
     ready = [page for page in pages if not page.problem]
     for page in ready:
-        rendered = render(
-            nbformat.read(page.path, as_version=4), study, title=page.label, page_of=_page_of(ready)
-        )
+        rendered = render(_read(page.path), study, title=page.label, page_of=_page_of(ready))
         page.body, page.lead, page.thumbnail = (
             Markup(rendered.body),
             rendered.lead,
@@ -103,7 +106,7 @@ def build_report(
                 "previous": ready[place - 1] if place else None,
                 "next": ready[place + 1] if page is not ready[-1] else None,
             }
-            _write_page(temporary / page.file, template.render(page=page, **around, **common))
+            write_atomically(temporary / page.file, as_utf8(template.render(page=page, **around, **common)))
         index = template.render(
             page=None,
             claim=claim,
@@ -113,16 +116,11 @@ def build_report(
             facts=list(facts.items()),
             **common,
         )
-        _write_page(temporary / "index.html", index)
+        write_atomically(temporary / "index.html", as_utf8(index))
         _swap(temporary, study.report)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return study.report / "index.html"
-
-
-def _write_page(path: Path, text: str) -> None:
-    """Writes a page as UTF-8. Bytes of a file name that are no UTF-8 appear with a backslash."""
-    write_atomically(path, text.encode(errors="backslashreplace"))
 
 
 def outside_references(report_dir: str | Path) -> list[str]:
@@ -133,8 +131,12 @@ def outside_references(report_dir: str | Path) -> list[str]:
     report_dir = Path(report_dir)
     found = []
     for path in sorted(report_dir.rglob("*.html")):
-        soup = _as_browsers_read(path.read_text(encoding="utf-8"))
+        page = path.read_text(encoding="utf-8")
+        soup = _as_browsers_read(page)
         name = path.relative_to(report_dir)
+        # nh3 drops elements of other vocabularies (`mtext`, `desc`) with all that they hold.
+        strange = _names_of_elements(page) - {*_OWN.split(), *_NEVER.split()}
+        found += [f"{name}: <{element}>" for element in sorted(strange)]
         found += [f"{name}: <{tag.name}>" for tag in soup.find_all(_NEVER.split())]
         found += [
             f"{name}: refresh"
@@ -172,11 +174,10 @@ def _as_browsers_read(text: str) -> BeautifulSoup:
     names. It reads only what a body can hold, so `html`, `head` and the like are read as `div`.
     """
     text = re.sub(r"(?i)(</?)(?:html|head|body|frameset|frame)\b", r"\1div", text)
-    names = re.findall(rb"<([a-z][^\t\n\f\r />]*)", text.encode().lower())
     schemes = set(re.findall(r"(?<![\w+.-])[a-z][\w+.-]*(?=:)", text.lower()))
     written = nh3.clean(
         text,
-        tags={name.decode() for name in names} | {"img"},  # browsers read `image` as `img`
+        tags=_names_of_elements(text) | {"img"},  # browsers read `image` as `img`
         clean_content_tags=set(),
         attributes={"*": {*_ADDRESSES, "http-equiv", "srcset", "style"}},
         generic_attribute_prefixes={"on"},
@@ -184,6 +185,13 @@ def _as_browsers_read(text: str) -> BeautifulSoup:
         link_rel=None,
     )
     return BeautifulSoup(written, "html.parser")
+
+
+def _names_of_elements(text: str) -> set[str]:
+    """The names after every `<` of a page, also of those in comments and texts."""
+    # Browsers take only ASCII letters as lower case.
+    found = re.findall(rb"<([a-z][^\t\n\f\r />]*)", text.encode().lower())
+    return {name.decode() for name in found}
 
 
 def _stays(tag_name: str, target: str, page: Path, report_dir: Path) -> bool:
@@ -228,9 +236,7 @@ def _pages(study: Study, steps: list[Step]) -> list[_Page]:
             number=step.notebook.split("_")[0],
         )
         if step.failed(study).is_file():
-            page.problem = "Not run: " + without_paths(
-                _failure(nbformat.read(step.failed(study), as_version=4)), study
-            )
+            page.problem = "Not run: " + without_paths(_failure(_read(step.failed(study))), study)
         elif not page.path.is_file():
             page.problem = "Not run."
         run = _RUN_NAME.fullmatch(step.name.split("/")[-1])
@@ -243,11 +249,17 @@ def _pages(study: Study, steps: list[Step]) -> list[_Page]:
         if not page.label:
             sources = (page.path, page.failed, REPOSITORY / "notebooks" / f"{page.notebook}.ipynb")
             found = next((path for path in sources if path.is_file()), None)
-            page.label = (_heading(nbformat.read(found, as_version=4)) if found else "") or page.name
+            page.label = (_heading(_read(found)) if found else "") or page.name
         page.eyebrow = f"Notebook {page.notebook}" + (
             f" · {page.name.split('/', 1)[1]}" if "/" in page.name else ""
         )
     return pages
+
+
+def _read(path: Path):
+    """A notebook. Odd bytes in the names of files, which UTF-8 cannot write, become question marks."""
+    text = json.dumps(json.loads(path.read_text(encoding="utf-8")), ensure_ascii=False)
+    return nbformat.reads(text.encode(errors="replace").decode(), as_version=4)
 
 
 def _page_of(ready: list[_Page]):
@@ -276,7 +288,12 @@ def _heading(notebook) -> str:
         line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()
     ]
     return next(
-        (re.sub(r"[`*$]", "", line.lstrip("# ").strip()) for line in lines if re.match(r"# \S", line)), ""
+        (
+            html.unescape(re.sub(r"[`*$]", "", line.lstrip("# ").strip()))
+            for line in lines
+            if re.match(r"# \S", line)
+        ),
+        "",
     )
 
 

@@ -14,7 +14,7 @@ from bs4 import BeautifulSoup, Tag
 
 SHORT_CELL = 28  # characters that stay on one line in a table
 
-_KEPT = """
+KEPT = """
 a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5
 h6 hr i img kbd li mark ol p pre s small span strong sub summary sup table tbody td tfoot th thead tr u ul"""
 _DROPPED_WHOLE = """
@@ -46,6 +46,11 @@ def clean(parts: Iterable[str], title: str, page_of: Callable[[str], str]) -> Be
     return soup
 
 
+def as_utf8(text: str) -> str:
+    """`text` with backslashes where UTF-8 has no character, as for odd bytes in the name of a file."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
@@ -56,10 +61,9 @@ def _sanitised(part: str) -> str:
     Why nh3: it is maintained (bleach is deprecated), and it parses as browsers do. html.parser does not: it
     ends comments elsewhere, so that what it took for a comment could be an element in a browser.
     """
-    part = part.encode(errors="backslashreplace").decode()  # bytes of a file name that are no UTF-8
     return nh3.clean(
-        _DRAWING.sub(_embedded, part),
-        tags=set(_KEPT.split()),
+        _DRAWING.sub(_embedded, as_utf8(part)),
+        tags=set(KEPT.split()),
         clean_content_tags=set(_DROPPED_WHOLE.split()),
         attributes={"*": set(_ON_ALL.split()), "a": {"href"}, "img": {"src"}},
         attribute_filter=lambda _, name, value: value if re.match(_VALUES.get(name, ""), value) else None,

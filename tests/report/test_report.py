@@ -2,10 +2,12 @@
 
 import base64
 import io
+import itertools
 import json
 import re
 from pathlib import Path
 
+import IPython.display
 import matplotlib.pyplot as plt
 import nbformat
 import nh3
@@ -13,11 +15,15 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from bs4.element import PreformattedString
+from conftest import make_noise_images
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from reidlib.datasets import load_dataset, split_statistics
 from reidlib.files import REPOSITORY, write_json
 from reidlib.report import build_report, outside_references
-from reidlib.report.notebook_html import formula, render
+from reidlib.report.notebook_html import formula, render, without_paths
+from reidlib.show import tables  # noqa: F401  it makes pandas escape the cells of tables
+from reidlib.show import text as show_text
 from reidlib.study.results import Study
 from reidlib.study.steps import Step
 
@@ -94,6 +100,38 @@ PLANTED = (
     '<meta http-equiv=refresh content="0;url=https://example.org"><script>steal()</script>'
     '<img src="https://example.org/x.png" onerror="steal()"><base href="https://example.org">'
 )
+# Names as a file, a folder, a title or a path may have them.
+NAMES = [
+    "0001_c1s1\n\n<!-- x --!><meta http-equiv=refresh content='0;url=https:\\\\example.org'>-->.txt",
+    "0001\n\n<!--\n--!><img src=x onerror=window.ran=1><script>window.ran=1</script>",
+    "<b>bold</b> <i>&lt;i&gt; &amp; &#60;",
+    "![a](https:example.org) [b](javascript:x) <https:example.org> [c]: https:example.org",
+    "**a** __b__ _c_ `d` ~~e~~ \\*f\\* a*b*c",
+    "$x^2$ $$\\frac{1}{2}$$ \\\\(x\\\\) \\\\[x\\\\] \\begin{a}x\\end{a}",
+    "# heading",
+    "1. item",
+    "- item",
+    "+ item",
+    "> quote",
+    "    code",
+    "\tcode",
+    "```\ncode",
+    "---",
+    "a\n===",
+    "| a | b |\n|---|---|",
+    "a\r\n\x0b\u2028\u2029\x85b",
+    "\x00\x1b[31mred\x1b[0m",
+    "\u202egnp.\u200b",
+    "\udce9\udcff",
+    'it\'s "quoted"',
+    "{{ 7 * 7 }}{% raw %}",
+    "人 é 🙂 Ω_1",
+]
+
+
+def as_printed(name: str) -> str:
+    """The name on one line: what cannot be printed is written as in Python."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
 
 
 def png(width: float = 5, height: float = 3, values=(1, 3, 2)) -> str:
@@ -112,7 +150,8 @@ def shown(data: dict, **metadata):
 
 def write_executed(path: Path, *cells) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(new_notebook(cells=list(cells)), path)
+    content = nbformat.writes(new_notebook(cells=list(cells)))
+    path.write_bytes(content.encode(errors="backslashreplace"))  # as JSON writes half of a pair of UTF-16
 
 
 def markdown(text: str):
@@ -231,9 +270,9 @@ def page(site: Path, name: str) -> BeautifulSoup:
     return BeautifulSoup((site / name).read_text(encoding="utf-8"), "html.parser")
 
 
-def body_of(*cells) -> BeautifulSoup:
+def body_of(*cells, study: Study | None = None) -> BeautifulSoup:
     """The body of a page of these cells, as browsers parse it."""
-    study = Study("demo", "synthetic", Path("nowhere"))
+    study = study or Study("demo", "synthetic", Path("nowhere"))
     html = render(new_notebook(cells=list(cells)), study, title="T", page_of=lambda notebook: "").body
     return as_browsers_read(html)
 
@@ -367,6 +406,124 @@ def test_nothing_hides_from_the_sanitiser(text):
     body = body_of(markdown(hidden), code("x", *outputs), markdown("The *end* is shown."))
     assert harmful(body) == []
     assert [tag.get_text() for tag in body.find_all("em")] == ["end"], "an open comment ends with its cell"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_text_in_markdown(name):
+    """In a list, in a sentence, in a heading and in a table of Markdown, a name begins no element."""
+    name_in = show_text.in_markdown(name)
+    source = f"- {name_in}\n\nThe file {name_in} is **{name_in}**.\n\n## {name_in}\n\n|a|\n|-|\n|{name_in}|"
+    body = body_of(markdown(source), code("x", shown({"text/markdown": source})))
+    printed = " ".join(as_printed(name).split())
+    for found, times in (("li", 2), ("strong", 2), ("h2", 2), ("td", 2)):
+        tags = body.find_all(found)
+        assert [" ".join(tag.get_text().split()) for tag in tags] == [printed] * times
+        assert not any(tag.find_all(True) for tag in tags)
+    sentence = " ".join(body.find("p").get_text().split())
+    assert sentence == f"The file {' '.join(f'{as_printed(name)} is'.split())} {printed}."
+    assert harmful(body) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_text_in_tables(name):
+    """As the notebooks show tables: pandas' Styler, and a frame as it is."""
+    frame = pd.DataFrame({"a": [name], "b": [1]})
+    ways = [frame.style.hide(axis="index").to_html(), frame.to_html()]
+    body = body_of(*(code("x", shown({"text/html": html})) for html in ways))
+    styled, _, plain, _ = body.find_all("td")
+    wanted = name.encode(errors="backslashreplace").decode().replace("\0", "")
+    assert styled.get_text().split() == wanted.split()
+    assert not styled.find_all(True) and not plain.find_all(True) and harmful(body) == []
+
+
+def test_the_first_notebook_shows_the_names_of_files_as_text(tmp_path):
+    """The cell of 01_data that lists what is odd about a data set, with odd files in each folder of one."""
+    root = make_noise_images(tmp_path / "a & b <i>")
+    usable = [name for name in NAMES if "/" not in name and "\0" not in name]
+    for folder, name in itertools.product(("bounding_box_train", "query"), usable):
+        (root / folder / name).write_bytes(b"")
+    data = load_dataset("folder", root)
+    cells = json.loads((REPOSITORY / "notebooks" / "01_data.ipynb").read_text(encoding="utf-8"))["cells"]
+    (counts,) = ("".join(cell["source"]) for cell in cells if cell["id"] == "counts")
+    outputs = []
+    study = Study("demo", "folder", tmp_path / "results" / "demo-folder")
+    names = {"pd": pd, "data": data, "study": study, "text": show_text, "split_statistics": split_statistics}
+    exec(counts, {**names, "display": outputs.append, "Markdown": IPython.display.Markdown})
+    notes, table = outputs
+    body = body_of(
+        code("x", shown({"text/markdown": notes.data}), shown({"text/html": table.to_html()})), study=study
+    )
+    listed = [entry.get_text() for entry in body.find_all("li")]
+    assert len(listed) == len(data.notes) == 2
+    shown_names = [as_printed(name) for name in sorted(usable)[:4]]
+    assert all(name in entry for entry in listed for name in shown_names)
+    assert not body.li.find_all(True) and harmful(body) == []
+
+
+def test_a_name_in_a_heading_is_the_same_in_the_navigation(tmp_path):
+    study = Study("demo", "synthetic", tmp_path / "results" / "demo-synthetic")
+    write_executed(study.notebooks / "01_data.ipynb", markdown(f"# {show_text.in_markdown(NAMES[2])}"))
+    index = build_report(study, title="T", facts={})
+    cards = page(index.parent, "index.html").select(".card h3")
+    assert [card.get_text() for card in cards] == [page(index.parent, "01_data.html").h1.get_text()]
+    assert cards[0].get_text() == NAMES[2]
+
+
+# Where results, checkout and home may lie; None: a home that nobody knows.
+PLACES = [
+    ("{}/results/demo-synthetic", "{}"),
+    ('{}/A & B\'s <i> "x"/demo-synthetic', '{}/A & B\'s <i> "x"'),
+    ("{}/results/demo-synthetic", "/"),
+    ("{}/results/demo-synthetic", None),
+]
+
+
+@pytest.mark.parametrize(("root", "home"), PLACES)
+def test_paths_are_shortened_in_every_kind_of_output(tmp_path, monkeypatch, root, home):
+    """Paths with signs that HTML writes otherwise are found, and nothing but paths is changed."""
+    study = Study("demo", "synthetic", Path(root.format(tmp_path)))
+    if home is None:
+        monkeypatch.delenv("HOME", raising=False)
+        monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    else:
+        monkeypatch.setenv("HOME", home.format(tmp_path))
+    paths = [study.root, study.figures / "a & b.png", REPOSITORY / "reidlib", Path("/elsewhere/x/y")]
+    said = " ; ".join([*map(str, paths), f"(in {study.root})", "https://example.org//x", "a/b"])
+    wanted = (
+        "results/demo-synthetic ; results/demo-synthetic/figures/a & b.png ; ./reidlib ; /elsewhere/x/y ; "
+        "(in results/demo-synthetic) ; https://example.org//x ; a/b"
+    )
+    frame = pd.DataFrame({"a": [said]})
+    with pd.option_context("display.max_colwidth", None):
+        tables_as_html = [frame.style.to_html(), frame.to_html()]
+    outputs = [new_output("stream", name="stdout", text=said), shown({"text/plain": said})]
+    outputs += [new_output("error", ename="E", evalue=said, traceback=[f"\x1b[31m{said}\x1b[0m"])]
+    outputs += [shown({"text/markdown": show_text.in_markdown(said)})]
+    outputs += [shown({"text/html": html}) for html in tables_as_html]
+    body = body_of(code("x", *outputs), study=study)
+    texts = [tag.get_text().strip() for tag in body.find_all(["pre", "p", "td"])[1:]]  # the first is code
+    assert [" ".join(text.split()) for text in texts] == [wanted] * 6
+    picture = shown({"image/png": png(2, 1)}, **{"image/png": {"alt": said}})
+    assert body_of(code("x", picture), study=study).img["alt"] == wanted
+
+
+def test_what_only_looks_like_a_path_of_this_machine_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/u")
+    study = Study("demo", "synthetic", tmp_path)
+    same = "/mnt/home/u/x /home/us/x /home/u-2/x a/home/u/x ../home/u /home/u.old/x"
+    assert without_paths(same, study) == same
+    assert without_paths("/home/u /home/u/x '/home/u' file:///home/u/x a=/home/u.", study) == (
+        "~ ~/x '~' file://~/x a=~."
+    )
+
+
+@pytest.mark.parametrize("path", ["/mnt/it's/data", '/mnt/"a"/data', "/mnt/a\\b/data", "/mnt/a & b/data"])
+def test_parameters_show_no_path_of_the_machine(path):
+    cell = code(
+        f"data_root = {path!r}\nfolders = [{json.dumps(path)}]\nseed = 1", tags=["injected-parameters"]
+    )
+    source = body_of(cell).pre.get_text()
+    assert "mnt" not in source and source.count("…/data") == 2 and "seed = 1" in source
 
 
 def test_the_search_for_harmful_elements_finds_them():
@@ -508,6 +665,10 @@ def test_without_steps_the_notebooks_that_exist_are_shown(tmp_path):
         '<svg><image href="https://example.org/a.png"></svg>',
         '<select><img src="https://example.org/a.png"></select>',
         '<a href="unknown:x">x</a>',
+        *(
+            f"<{name}>{PLANTED}"
+            for name in ("mtext", "desc", "malignmark", "annotation-xml", "foreignObject")
+        ),
     ],
 )
 def test_outside_references_are_found(tmp_path, planted):

@@ -8,6 +8,7 @@ Screenshots go to REIDLIB_SCREENSHOTS if that names a folder.
 import base64
 import json
 import os
+import re
 import shutil
 import socketserver
 import subprocess
@@ -16,7 +17,10 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pandas as pd
 import pytest
+
+from reidlib.study.steps import Step
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LAPTOP, PHONE = (1280, 900), (390, 844)
@@ -225,6 +229,70 @@ def report(tmp_path_factory) -> Path:
     return build_report(study, title="Two attention papers", facts=FACTS, steps=steps).parent
 
 
+# Whatever of this a browser takes for its own is seen: it runs a script, asks for a file, or leaves.
+TRAPS = """
+<script>window.ran = 1</script><svg onload="window.ran = 1"></svg><details open ontoggle="window.ran = 1">
+<img src="https://example.org/a.png" onerror="window.ran = 1"><link rel=stylesheet href="https://example.org/b">
+<style>@import "https://example.org/c"; @font-face { font-family: x; src: url(https://example.org/d) }</style>
+<iframe src="https://example.org/e"></iframe><video autoplay src="https://example.org/f"></video>
+<p style="background: url(https://example.org/g)">x</p><object data="https://example.org/h"></object>
+<input type=image src="https://example.org/i" autofocus onfocus="window.ran = 1">
+<meta http-equiv=refresh content="0;url=https://example.org/j"><base href="https://example.org/k">
+"""
+
+
+@pytest.fixture(scope="module")
+def hostile_pages(tmp_path_factory) -> list[Path]:
+    """A report whose names, cells and outputs all hold traps; each page with the policy and without it."""
+    import test_report as made
+    from nbformat.v4 import new_output
+
+    from reidlib.report import build_report
+
+    study, _ = made.make_study(tmp_path_factory.mktemp("hostile"))
+    traps = [text.replace("{}", TRAPS) for text in made.HIDDEN]
+    steps = []
+    for number, trap in enumerate([*traps, *made.NAMES]):
+        frame = pd.DataFrame({trap: [trap]}, index=[trap])
+        tables = [frame.to_html(escape=False), frame.style.to_html()]
+        kinds = [("text/html", html) for html in [trap, *tables]]
+        kinds += [(kind, trap) for kind in ("text/markdown", "text/plain", "text/latex")]
+        outputs = [made.shown({kind: text}) for kind, text in kinds]
+        picture = {"image/png": {"alt": trap, "width": 9}}
+        outputs += [made.shown({"image/png": made.png(2, 1)}, **picture)]
+        outputs += [made.shown({"image/svg+xml": f"<svg xmlns='http://www.w3.org/2000/svg'>{trap}</svg>"})]
+        outputs += [new_output("stream", name=name, text=trap) for name in ("stdout", "stderr")]
+        outputs += [new_output("error", ename=trap, evalue=trap, traceback=[trap])]
+        name = f"5{number}_trap" if number % 5 else f"10_train/trap-{number}"
+        cells = [made.markdown(f"# {trap}"), made.markdown(trap)]
+        cells += [made.code(trap, *outputs, caption=trap, alt=trap, tags=["injected-parameters"])]
+        suffix = ".failed.ipynb" if number % 7 == 0 else ".ipynb"
+        made.write_executed(study.notebooks / f"{name}{suffix}", *cells)
+        steps.append(Step(name, name.split("/")[0], {}, title=trap if number % 2 else ""))
+    facts = {"claim": TRAPS, "caveats": traps[:3], TRAPS: TRAPS}
+    index = build_report(study, title=TRAPS, facts=facts, steps=steps)
+    bare = index.parent.with_name("without policy")
+    bare.mkdir()
+    for path in index.parent.glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("Content-Security-Policy") == 1
+        (bare / path.name).write_text(text.replace("Content-Security-Policy", "x"), encoding="utf-8")
+    return [*sorted(index.parent.glob("*.html")), *sorted(bare.glob("*.html"))]
+
+
+def consequences(browser, path: Path) -> list:
+    """What a page asked for, ran, or complained about, and where it went, until a moment after loading."""
+    before = len(browser.refused)
+    events = browser.open(path)
+    moment = "new Promise((resolve) => setTimeout(resolve, 50))"
+    browser.call("Runtime.evaluate", expression=moment, awaitPromise=True)
+    moves = ("Page.frameRequestedNavigation", "Page.frameScheduledNavigation", "Page.javascriptDialogOpening")
+    found = [event["method"] for event in browser.events if event.get("method") in moves]
+    found += requests(events) + complaints(events) + browser.refused[before:]
+    found += [place for place in [browser.evaluate("location.href")] if place != path.as_uri()]
+    return found + ["ran"] * bool(browser.evaluate("window.ran"))
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     assert CHROMIUM, "There is no Chromium on this machine: apt-get install chromium"
@@ -248,6 +316,25 @@ def test_pages_are_complete_without_a_network(browser, pages):
         assert browser.evaluate("document.querySelector('h1').textContent.trim().length") > 0
     assert sum(path.name != "index.html" for path in pages) >= 1
     assert browser.refused == [], "the browser asked the network for something"
+
+
+def test_no_name_cell_or_output_reaches_the_browser(browser, hostile_pages):
+    assert len(hostile_pages) > 100
+    for path in hostile_pages:
+        assert consequences(browser, path) == [], path
+        assert browser.evaluate("document.scripts.length") == 0, path
+        assert browser.evaluate(HARMFUL) == [0, None], path
+        assert browser.evaluate("document.querySelector('footer').closest('article')") is None, path
+
+
+@pytest.mark.parametrize("trap", [line for line in re.split(r"(?<=>)\s*(?=<(?!/))", TRAPS) if line.strip()])
+def test_each_trap_is_seen_by_the_checks(browser, tmp_path, trap):
+    page = tmp_path / "trap.html"
+    page.write_text(f"<!doctype html><link rel=icon href='data:,'>{trap}<img src=a.png>")
+    before = len(browser.refused)
+    found = consequences(browser, page)
+    del browser.refused[before:]
+    assert found or browser.evaluate(HARMFUL)[0] or "@import" in trap
 
 
 def test_a_page_that_asks_the_network_is_caught(browser, tmp_path):
