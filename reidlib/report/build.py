@@ -20,6 +20,7 @@ from bs4 import BeautifulSoup
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, read_json, write_atomically
 from reidlib.report.clean_html import KEPT, as_utf8
 from reidlib.report.notebook_html import render, shortened, without_paths
@@ -36,6 +37,10 @@ template xmp"""
 _OWN = f"article body footer head html main meta nav style title {KEPT}"
 _ADDRESSES = ("src", "href", "data", "poster", "background", "action", "formaction")
 _RUN_NAME = re.compile(r"(?P<method>.+)-seed(?P<seed>\d+)")
+
+
+class ReportError(ReidError):
+    """The report cannot be made from these files."""
 
 
 @dataclass(eq=False)
@@ -236,7 +241,7 @@ def _pages(study: Study, steps: list[Step]) -> list[_Page]:
             number=step.notebook.split("_")[0],
         )
         if step.failed(study).is_file():
-            page.problem = "Not run: " + without_paths(_failure(_read(step.failed(study))), study)
+            page.problem = "Not run: " + without_paths(_failure(step.failed(study)), study)
         elif not page.path.is_file():
             page.problem = "Not run."
         run = _RUN_NAME.fullmatch(step.name.split("/")[-1])
@@ -248,8 +253,7 @@ def _pages(study: Study, steps: list[Step]) -> list[_Page]:
     for page in pages:
         if not page.label:
             sources = (page.path, page.failed, REPOSITORY / "notebooks" / f"{page.notebook}.ipynb")
-            found = next((path for path in sources if path.is_file()), None)
-            page.label = (_heading(_read(found)) if found else "") or page.name
+            page.label = next(filter(None, map(_heading, sources)), page.name)
         page.eyebrow = f"Notebook {page.notebook}" + (
             f" · {page.name.split('/', 1)[1]}" if "/" in page.name else ""
         )
@@ -257,9 +261,20 @@ def _pages(study: Study, steps: list[Step]) -> list[_Page]:
 
 
 def _read(path: Path):
-    """A notebook. Odd bytes in the names of files, which UTF-8 cannot write, become question marks."""
-    text = json.dumps(json.loads(path.read_text(encoding="utf-8")), ensure_ascii=False)
-    return nbformat.reads(text.encode(errors="replace").decode(), as_version=4)
+    """A notebook. Odd bytes in the names of files, which UTF-8 cannot write, become question marks.
+
+    Raises:
+        ReportError: the file is no notebook.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["nbformat"] != 4:
+            raise ValueError(f"nbformat {content['nbformat']}")
+        text = json.dumps(content, ensure_ascii=False).encode(errors="replace").decode()
+        return nbformat.reads(text, as_version=4)
+    except (ValueError, TypeError, LookupError, AttributeError, nbformat.ValidationError) as error:
+        message = f"The executed notebook {path} is damaged. Delete it and run its step again (run_all.py)."
+        raise ReportError(message) from error
 
 
 def _page_of(ready: list[_Page]):
@@ -268,7 +283,12 @@ def _page_of(ready: list[_Page]):
     return lambda notebook: first.get(notebook, "")
 
 
-def _failure(notebook) -> str:
+def _failure(path: Path) -> str:
+    """What went wrong in a failed notebook. Its process may have ended before it could write it."""
+    try:
+        notebook = _read(path)
+    except ReportError:
+        return "it failed."
     outputs = [
         output
         for cell in notebook.cells
@@ -283,18 +303,15 @@ def _failure(notebook) -> str:
     return f"it failed with {outputs[-1].ename}: {shortened(last, 200)}" if outputs else "it failed."
 
 
-def _heading(notebook) -> str:
-    lines = [
-        line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()
-    ]
-    return next(
-        (
-            html.unescape(re.sub(r"[`*$]", "", line.lstrip("# ").strip()))
-            for line in lines
-            if re.match(r"# \S", line)
-        ),
-        "",
-    )
+def _heading(path: Path) -> str:
+    """The first heading of a notebook, "" if there is none to read."""
+    try:
+        cells = _read(path).cells if path.is_file() else []
+    except ReportError:
+        return ""
+    lines = [line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    title = next((line for line in lines if re.match(r"# \S", line)), "")
+    return html.unescape(re.sub(r"[`*$]", "", title.lstrip("# ").strip()))
 
 
 def _is_run(page: _Page) -> bool:

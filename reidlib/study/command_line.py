@@ -6,6 +6,7 @@ All options are checked before anything is written.
 import argparse
 import ast
 import importlib.metadata
+import io
 import itertools
 import platform
 import sys
@@ -68,6 +69,9 @@ def main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
     Returns:
         The exit status: 0 done, 1 a step failed, 2 wrong call (nothing is written), 130 interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may have no sign for a name or a dash
     options = parse(arguments)
     try:
         request = checked_request(options)

@@ -22,6 +22,7 @@ import papermill
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
+from papermill.iorw import LocalHandler, papermill_io
 
 from reidlib.files import read_json, write_atomically, write_json
 from reidlib.study.notebook_files import PICTURES
@@ -36,6 +37,13 @@ class ThisInterpreter(AsyncKernelManager):
         return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
 
+class AnyNames(LocalHandler):
+    """Writes notebooks whose parameters hold paths that are no UTF-8, as JSON writes them: `\\udce9`."""
+
+    def write(self, buf: str, path: str) -> None:
+        super().write(buf.encode(errors="backslashreplace").decode(), path)
+
+
 def run_task(task_path: Path) -> None:
     """Executes one notebook and writes outcome.json: {"error": "" or one line}."""
     # A shell starts background jobs with SIGINT ignored.
@@ -45,6 +53,7 @@ def run_task(task_path: Path) -> None:
     _prepare_environment(task_path, task["repository"])
     notebook, output = Path(task["notebook"]), Path(task["output"])
     error = ""
+    papermill_io.register("/", AnyNames())
     try:
         papermill.execute_notebook(
             notebook,
@@ -76,7 +85,7 @@ def run_task(task_path: Path) -> None:
         )
     # The names replace absolute paths of this machine.
     executed.metadata.papermill.update(input_path=notebook.name, output_path=output.name)
-    write_atomically(output, nbformat.writes(executed) + "\n")
+    write_atomically(output, (nbformat.writes(executed) + "\n").encode(errors="backslashreplace"))
     write_json(task_path.with_name("outcome.json"), {"error": error})
 
 

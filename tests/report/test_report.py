@@ -19,6 +19,7 @@ from conftest import make_noise_images
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from reidlib.datasets import load_dataset, split_statistics
+from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, write_json
 from reidlib.report import build_report, outside_references
 from reidlib.report.notebook_html import formula, render, without_paths
@@ -614,13 +615,22 @@ def test_rebuilding_replaces_the_site_and_gives_the_same_bytes(tmp_path):
     (study.report / "stale.html").write_text("old")
     build_report(study, title="T", facts=FACTS, steps=steps)
     assert {path.name: path.read_bytes() for path in study.report.iterdir()} == first
-    (study.notebooks / "01_data.ipynb").write_text("{")
-    with pytest.raises(Exception, match=".*"):
-        build_report(study, title="T", facts=FACTS, steps=steps)
+    for content in ("", "{", "{}", "[]", "null", '{"nbformat": 4}', '{"nbformat": 4, "cells": [1]}'):
+        (study.notebooks / "01_data.ipynb").write_text(content)
+        with pytest.raises(ReidError, match=r"01_data\.ipynb is damaged\. Delete it"):
+            build_report(study, title="T", facts=FACTS, steps=steps)
     assert {path.name: path.read_bytes() for path in study.report.iterdir()} == first, (
         "a failed build leaves the old site"
     )
     assert sorted(path.name for path in study.root.iterdir()) == ["notebooks", "report", "runs"]
+
+
+def test_a_failed_step_that_could_not_write_its_notebook_is_shown_as_failed(tmp_path):
+    study, steps = make_study(tmp_path)
+    (study.notebooks / "99_last.failed.ipynb").write_text("")
+    index = build_report(study, title="T", facts=FACTS, steps=steps)
+    last = BeautifulSoup(index.read_text(encoding="utf-8"), "html.parser").select(".card")[-1]
+    assert (last.h3.get_text(), last.p.get_text()) == ("99_last", "Not run: it failed.")
 
 
 def test_without_steps_the_notebooks_that_exist_are_shown(tmp_path):

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 import subprocess
 import sys
@@ -73,10 +74,10 @@ def by_papermill(folder, *_: str) -> None:
     )
 
 
-def by_the_pipeline(folder, *produces: str) -> tuple[int, str]:
+def by_the_pipeline(folder, *produces: str, results: str = "results") -> tuple[int, str]:
     study = Study("demo", "synthetic", folder / "notebooks" / "results")
     said = io.StringIO()
-    step = Step("10_draw", "10_draw", {"results": str(study.root)}, produces=produces)
+    step = Step("10_draw", "10_draw", {"results": str(study.root.with_name(results))}, produces=produces)
     status = execute([step], study, stream=said, repository=folder)
     for path in (step.executed(study), step.failed(study)):
         if path.is_file():
@@ -115,3 +116,12 @@ def test_a_step_that_shows_fewer_figures_than_it_makes_has_failed(tmp_path):
     status, said = by_the_pipeline(tmp_path, "figures/sheet.png")
     assert status == 1
     assert "FAILED  10_draw: its notebook shows 0 of 1 figures." in said
+
+
+def test_parameters_may_hold_any_path(tmp_path):
+    """Bytes that are no UTF-8, signs of Python, of Markdown and of HTML reach the notebook as they are."""
+    name = "\udce9 \\ \"'{}$ & <i> é 人 \n"
+    write_notebook(tmp_path / "notebooks" / "10_draw.ipynb", f"assert results.endswith({ascii('/' + name)})")
+    status, said = by_the_pipeline(tmp_path, results=name)
+    assert status == 0, said
+    json.loads((tmp_path / "notebooks" / "done.ipynb").read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
 """The command line: wrong calls write nothing, a dry run prints the plan, a smoke run makes everything."""
 
+import io
 import itertools
 import json
 import os
@@ -337,6 +338,17 @@ def test_force_sets_aside_only_the_chosen_runs_of_every_kind(tmp_path, monkeypat
         *kept,
         *(f"{name}.superseded" for name in repeated),
     }
+
+
+def test_a_terminal_that_lacks_a_sign_gets_its_number(tmp_path, monkeypatch):
+    """As with LC_ALL=C or PYTHONIOENCODING=ascii. Names of folders hold any sign."""
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(command_line, "execute", lambda *arguments, **options: 0)
+    monkeypatch.setattr(command_line, "make_report", lambda *arguments: "/é/\udce9")
+    assert run_all.main(["--only", "01_data", "--results", str(tmp_path)]) == 0
+    terminal.flush()
+    assert terminal.buffer.getvalue() == b"Report: /\\xe9/\\udce9\n"
 
 
 def test_steps_depend_on_the_images_and_on_the_published_numbers(folder):
