@@ -295,6 +295,7 @@ def ranking_gallery(
         for rank, (index, right) in enumerate(zip(*(part[person] for part in rankings[model]), strict=True)):
             axis = axes[row, 2 + rank]
             if index < 0:
+                axis.set_box_aspect(height / width)
                 axis.axis("off")
             else:
                 _framed(axis, gallery[index], RIGHT if right else WRONG, "✓" if right else "✗")

@@ -25,7 +25,7 @@ from reidlib.run import RunFiles
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 # Signs that begin something in Markdown: code, stress, HTML, a formula, a cell, the target of a link.
-_MARKS = re.compile(r"[\\`*<&$|~]|(?<!\w)_|_(?!\w)|\](?=\()")
+_MARKS = re.compile(r"[\\`*<&$|~]|(?<![^\W_])_|_(?![^\W_])|\](?=\()")
 
 
 class ResultsError(ReidError):
@@ -120,9 +120,10 @@ class Study:
         checked_name(name, "table")
         counts_rows = frame.index.name is None and list(frame.index) == list(range(len(frame)))
         kept = frame if counts_rows else frame.reset_index()
-        path = write_atomically(self.tables / f"{name}.csv", kept.to_csv(index=False, lineterminator="\n"))
-        write_atomically(self.tables / f"{name}.md", _markdown(kept))
-        return path
+        texts = {"csv": kept.to_csv(index=False, lineterminator="\n"), "md": _markdown(kept)}
+        for suffix, text in texts.items():  # UTF-8 has no characters for odd bytes in the name of a file
+            write_atomically(self.tables / f"{name}.{suffix}", text.encode(errors="backslashreplace"))
+        return self.tables / f"{name}.csv"
 
 
 def open_study(profile: str, dataset: str, results: str | Path = "", *, checkpoints: bool = False) -> Study:

@@ -437,6 +437,19 @@ def test_names_are_text_in_tables(name):
     assert not styled.find_all(True) and not plain.find_all(True) and harmful(body) == []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_text_in_saved_tables(tmp_path, name):
+    study = Study("demo", "synthetic", tmp_path)
+    study.save_table(pd.DataFrame({"a": [name], "b": ["x_y 1.5 [1, 2]"]}), "table")
+    source = (study.tables / "table.md").read_text(encoding="utf-8")
+    table = body_of(markdown(source)).table
+    cells = table.tbody.find_all("td")
+    printed = name.encode(errors="backslashreplace").decode().replace("\0", "")
+    assert [cell.get_text().split() for cell in cells] == [printed.split(), ["x_y", "1.5", "[1,", "2]"]]
+    assert not any(cell.find_all(True) for cell in cells)
+    assert "x_y 1.5 [1, 2]" in source, "what is harmless stays as it is"
+
+
 def test_the_first_notebook_shows_the_names_of_files_as_text(tmp_path):
     """The cell of 01_data that lists what is odd about a data set, with odd files in each folder of one."""
     root = make_noise_images(tmp_path / "a & b <i>")
