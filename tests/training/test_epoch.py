@@ -70,12 +70,22 @@ def test_the_logged_loss_is_the_sum_of_the_logged_terms(dataset, pixels):
     assert row["epoch"] == 2 and 0 <= row["accuracy"] <= 1
 
 
+ABDNET_ERASER = {"erase": 0.5, "erase_largest": 0.4, "erase_fill": "mean"}
+PFSA_ERASER = {"erase": 0.5, "erase_largest": 0.2, "erase_fill": "noise"}
+
+
 @pytest.mark.parametrize(
-    ("method", "crop", "erase"),
-    [("baseline", 0.5, 0.5), ("abdnet", 0.5, 0.5), ("gap", 0.0, 0.0), ("pfsa", 0.0, 0.0)],
+    ("method", "expected"),
+    [
+        ("baseline", {"crop": 0.5, **ABDNET_ERASER}),
+        ("abdnet", {"crop": 0.5, **ABDNET_ERASER}),
+        ("gap", {"crop": 0.0, **PFSA_ERASER}),
+        ("pfsa", {"crop": 0.0, **PFSA_ERASER}),
+        ("stripes", {"crop": 0.0, **PFSA_ERASER, "erase": 0.0}),
+    ],
 )
-def test_each_papers_augmentation_reaches_the_loop(dataset, pixels, monkeypatch, method, crop, erase):
-    """The papers' settings on a small network: ABD-Net has crop, mirror and erasing, PFSA only the mirror."""
+def test_each_papers_augmentation_reaches_the_loop(dataset, pixels, monkeypatch, method, expected):
+    """The papers' settings on a small network. PFSA does not crop, and has an eraser of its own."""
     paper = experiment_for(method)
     assert (paper.batch_size, paper.images_per_identity) == {"abdnet": (64, 4), "baseline": (64, 0)}.get(
         method, (48, 0)
@@ -85,14 +95,15 @@ def test_each_papers_augmentation_reaches_the_loop(dataset, pixels, monkeypatch,
     }
     seen, real = [], epoch.draw_augmentation
 
-    def draw(batch, height, width, generator, **chances):
-        seen.append(((batch, height, width), chances))
-        return real(batch, height, width, generator, **chances)
+    def draw(batch, height, width, generator, **settings):
+        seen.append(((batch, height, width), settings))
+        return real(batch, height, width, generator, **settings)
 
     monkeypatch.setattr(epoch, "draw_augmentation", draw)
     experiment = tiny(method, **kept)
     train_epoch(learner_of(experiment), dataset, pixels, 0)
-    assert seen == [((8, 96, 48), {"crop": crop, "flip": 0.5, "erase": erase})]
+    common = {"flip": 0.5, "corners": "rounded", "jitter": 0.0}
+    assert seen == [((8, 96, 48), {**common, **expected})]
 
 
 # ---------------------------------------------------------------------------------------------------- warm-up

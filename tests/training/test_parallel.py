@@ -223,11 +223,17 @@ if __name__ == "__main__":
         while len(workers) < 2 or any(worker.num_threads() < 2 for worker in workers):
             assert time.monotonic() - started < 120
             time.sleep(0.1)
-            children = psutil.Process(process.pid).children(recursive=True)
-            workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+            workers = [child for child in psutil.Process(process.pid).children(True) if _is_worker(child)]
         process.send_signal(how)
         process.wait(60)
         assert psutil.wait_procs(workers, timeout=30)[1] == [], how
+
+
+def _is_worker(process):
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
 
 
 def _die(share, device):
