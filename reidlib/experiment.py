@@ -18,8 +18,10 @@ from reidlib.settings import (
     PositiveAmount,
     Probability,
     Rule,
+    Seed,
     Size,
     at_least,
+    at_most,
     check_settings,
 )
 
@@ -31,7 +33,7 @@ OF_POSITIONS = ("intermediate", "before", "cam", "pam", "after")
 class TrainingSettings:
     """The settings that decide the weights."""
 
-    seed: Count = 0
+    seed: Seed = 0
 
     # network, both papers
     family: Literal["abdnet", "pfsa"] = "abdnet"
@@ -104,7 +106,7 @@ class TrainingSettings:
     ow_factor: Amount = 10.0  # factor of the squared spread, as released; the paper has 1
     # rayleigh: pᵀXp / pᵀp after the power iteration, as released; norm_ratio: ‖q‖ / ‖p‖, as written
     eigenvalues: Literal["rayleigh", "norm_ratio"] = "rayleigh"
-    power_steps: Annotated[int, at_least(1)] = 1  # steps of the power iteration
+    power_steps: Annotated[int, at_least(1), at_most(1000)] = 1  # steps of the power iteration
     # also log 0.2 · (deep supervision and global) + 0.8 · parts, as the released code does
     log_weighted_loss: bool = False
 
@@ -142,7 +144,7 @@ class TrainingSettings:
     compile: bool = False  # torch.compile: minutes at the start, faster steps
     deterministic: bool = False  # on a GPU, repeat results bit by bit, at some cost; a CPU always does
     # each process takes its share of every batch, on its own GPU or on cores of the CPU
-    processes: Annotated[int, at_least(1)] = 1
+    processes: Annotated[int, at_least(1), at_most(1024)] = 1
     sync_batch_norm: bool = False  # batch statistics over the shares of all processes (GPUs only)
 
     # evaluation while training, and the epoch whose weights are kept

@@ -1,25 +1,36 @@
 """The check of settings, on a small class: types, rules, stored values and messages."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 import numpy as np
 import pytest
 
+from reidlib.classification.pooling_runs import Settings
 from reidlib.errors import ReidError
+from reidlib.experiment import Experiment
 from reidlib.settings import (
+    LARGEST,
+    LARGEST_SEED,
+    LONGEST_TEXT,
+    MOST_ENTRIES,
     Amount,
     ConfigError,
     Count,
     PositiveAmount,
     Probability,
     Rule,
+    Seed,
     Size,
     at_least,
+    at_most,
     between,
     check_settings,
     choose,
+    shown,
 )
+from reidlib.synthetic import SyntheticSpec
 
 EVEN = Rule(lambda value: value % 2 == 0, "an even number")
 
@@ -42,6 +53,9 @@ class Oven:
     recipe: bool | str = False
     pauses: Annotated[tuple[int, ...], Rule(lambda value: len(value) < 3, "at most two numbers")] = ()
     limit: float | None = None
+    seed: Seed = 0
+    batches: Annotated[int, at_least(1), at_most(50)] = 1
+    times: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_settings(self, OvenError)
@@ -73,12 +87,24 @@ class Oven:
         ("pauses", (1, 2, 3), "at most two numbers"),
         ("pauses", (1, 2.5), "at most two numbers, got tuple"),
         ("pauses", 5, "at most two numbers, got int"),
+        ("trays", LARGEST + 1, "at most 1000000"),
+        ("width", 10**400, "at most 1000000"),
+        ("heat", 1e300, "at most 1000000"),
+        ("heat", 10**400, "0 or more"),  # no float holds it
+        ("limit", -1e7, "at most 1000000"),
+        ("limit", float("nan"), "at most 1000000"),
+        ("rolls", 10**7, "at most 1000000"),
+        ("batches", 51, "at most 50"),
+        ("seed", LARGEST_SEED + 1, "at most 4294967295"),
+        ("recipe", "x" * (LONGEST_TEXT + 1), "at most 4096 characters"),
+        ("times", (1, LARGEST + 1), "numbers of at most 1000000"),
+        ("times", (1,) * (MOST_ENTRIES + 1), "at most 1000 entries"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_was_expected(name, value, expected):
     with pytest.raises(OvenError) as error:
         Oven(**{name: value})
-    assert str(error.value) == f"{name} = {value!r}: expected {expected}."
+    assert str(error.value) == f"{name} = {shown(value)}: expected {expected}."
 
 
 @pytest.mark.parametrize(
@@ -97,12 +123,49 @@ def test_a_wrong_value_is_named_with_what_was_expected(name, value, expected):
         ("pauses", (), ()),
         ("limit", None, None),
         ("limit", 3, 3.0),
+        ("trays", LARGEST, LARGEST),
+        ("seed", LARGEST_SEED, LARGEST_SEED),
+        ("recipe", "x" * LONGEST_TEXT, "x" * LONGEST_TEXT),
+        ("times", (LARGEST,) * MOST_ENTRIES, (LARGEST,) * MOST_ENTRIES),
     ],
 )
 def test_an_accepted_value_is_stored_as_the_declared_type(name, value, kept):
     stored = getattr(Oven(**{name: value}), name)
     assert stored == kept
     assert type(stored) is type(kept)
+
+
+def test_a_negative_zero_is_stored_as_zero():
+    """Records are compared as text, too, where -0.0 differs from 0.0."""
+    assert math.copysign(1, Oven(humidity=-0.0).humidity) == 1
+
+
+DEEP: list = []
+for _ in range(10_000):
+    DEEP = [DEEP]
+BEYOND_REASON = (
+    10**12, -(10**12), 10**5000, 1e300, -1e300, math.inf, math.nan, "x" * 10**6, (10**12,), (1,) * 10**5,
+    (10**5000,), ["x" * 10**6], DEEP, {"a": DEEP}, b"x" * 10**6, 1j, object(), {1: 10**5000}, range(10**12),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [Experiment, SyntheticSpec, Settings])
+def test_no_setting_takes_a_value_beyond_reason(settings):
+    """A new setting has an upper bound, too. The message stays one short line that names the setting."""
+    for field in fields(settings):
+        for value in BEYOND_REASON:
+            with pytest.raises(ReidError) as error:
+                settings(**{field.name: value})
+            message = str(error.value)
+            assert message.startswith(f"{field.name} = ") and "expected" in message
+            assert len(message) < 300 and "\n" not in message
+
+
+@pytest.mark.parametrize("value", BEYOND_REASON, ids=range(len(BEYOND_REASON)))
+def test_an_unknown_name_of_any_kind_gives_a_short_line(value):
+    with pytest.raises(ConfigError) as error:
+        choose("profile", value, ["demo", "full"])
+    assert len(str(error.value)) < 300 and str(error.value).endswith("Known: demo, full.")
 
 
 def test_a_wrong_setting_is_a_config_error_by_default():

@@ -29,7 +29,17 @@ from reidlib.files import read_json, write_json
 from reidlib.images.samplers import shuffled_batches
 from reidlib.models.cifar_resnet import CifarResNet
 from reidlib.progress import Progress, track_progress
-from reidlib.settings import Amount, Count, PositiveAmount, Rule, at_least, check_settings, choose
+from reidlib.settings import (
+    LARGEST_SEED,
+    Amount,
+    Count,
+    PositiveAmount,
+    Rule,
+    at_least,
+    at_most,
+    check_settings,
+    choose,
+)
 from reidlib.torch_files import state_digest
 from reidlib.training.schedule import cosine_with_rise
 
@@ -63,7 +73,7 @@ class Settings:
     # Nesterov momentum.
     momentum: Annotated[float, Rule(lambda value: 0 < value < 1, "a value between 0 and 1")] = 0.9
     weight_decay: Amount = 5e-4
-    seeds: Annotated[tuple[int, ...], SEEDS] = (0, 1, 2, 3, 4)
+    seeds: Annotated[tuple[int, ...], SEEDS, at_most(LARGEST_SEED)] = (0, 1, 2, 3, 4)
     at_most: Count = 0  # use only this many training images and this many test images; 0: all
 
     def __post_init__(self) -> None:
