@@ -78,8 +78,8 @@ def load_released_checkpoint(
         source: what error messages call the state dict, where no file is given.
 
     Raises:
-        CheckpointError: the file cannot be read, or keys are missing, left over or of another shape (all
-            listed).
+        CheckpointError: the file cannot be read, or keys are missing, left over or of another shape (their
+            numbers and the first ten of each).
     """
     if isinstance(path_or_state_dict, (str, Path)):
         source, content = str(path_or_state_dict), read_torch_file(Path(path_or_state_dict))
@@ -87,18 +87,27 @@ def load_released_checkpoint(
         content = path_or_state_dict
     state = state_dict_in(content, source)
     given, wanted = released_state_dict_to_ours(model, state), model.state_dict()
-    if drop_classifiers:  # only those on both sides: a missing or additional head is still a mismatch
-        both = {name for name in wanted if name in given and "classifier" in name}
-        given, wanted = ({name: side[name] for name in side if name not in both} for side in (given, wanted))
+    if drop_classifiers:
+        given, wanted = _without_classifiers(given, wanted)
     problems = describe_mismatch(given, wanted)
     if problems:
+        fix = (
+            "Build the variant that was saved."
+            if describe_mismatch(*_without_classifiers(given, wanted))
+            else "Only classifiers differ: pass its number of identities or drop_classifiers=True."
+        )
         raise CheckpointError(
             f"{source} does not fit this {type(model).__name__} (names are ours where one exists): "
-            f"{problems}. Build the variant that was saved; if only classifiers differ in shape, "
-            "pass its number of identities or drop_classifiers=True."
+            f"{problems}. {fix}"
         )
     model.load_state_dict(given, strict=not drop_classifiers)  # all names were compared above
     return model
+
+
+def _without_classifiers(*sides: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Both state dicts without the classifiers that both have. One that only one side has stays."""
+    both = {name for name in sides[0] if name in sides[1] and "classifier" in name}
+    return [{name: side[name] for name in side if name not in both} for side in sides]
 
 
 def state_dict_in(content: object, source: str) -> Mapping[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Files of the study: atomic writing, JSON, digests, arrays with a checksum, and locks.
+"""Files of the study: paths, atomic writing, JSON, digests, arrays with a checksum, archives, and locks.
 
 Every file is written under a temporary name in its own folder and then renamed, so a file under its final
 name is complete.
@@ -12,14 +12,16 @@ import json
 import math
 import os
 import secrets
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reidlib.errors import ReidError
+from reidlib.settings import shown
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -28,22 +30,98 @@ class FileError(ReidError):
     """A file of the study is missing, damaged, locked by another process, or cannot be written."""
 
 
+# ------------------------------------------------------------------------------------------------------ paths
+
+
+def absolute_path(path: str | Path, what: str) -> Path:
+    """The absolute path, where "~" is the home folder. Links are not followed. Nothing need be there.
+
+    Args:
+        what: what the path is for, to begin an error message with, such as "--results".
+
+    Raises:
+        FileError: the file system cannot even look there: the path is too long, a folder above is closed, its
+            "~" names nobody, or it starts at a current folder that is gone.
+    """
+    name = shown(str(path))
+    try:
+        absolute = Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise FileError(
+            f"{what} {name}: that user has no home folder here. Write the path without ~."
+        ) from None
+    except FileNotFoundError:
+        raise FileError(
+            f"{what} {name}: the current folder does not exist any more. Change to another one first."
+        ) from None
+    try:
+        absolute.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(f"{what} {name} cannot be used as a path ({reason}). Name another one.") from None
+    return absolute
+
+
+def require_writable(folder: Path) -> None:
+    """Checks that files can be made in a folder, which need not exist yet. Writes nothing.
+
+    Raises:
+        FileError: a file or a link to nowhere is in the way, or this user may not write there.
+    """
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if there.is_symlink() and not there.exists():
+        problem = (
+            f"is a link to {there.readlink()}, which does not exist: make that folder, or remove the link"
+        )
+    elif not there.is_dir():
+        problem = "is a file, where a folder is needed: move it away"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        problem = "may not be written by this user: allow that"
+    else:
+        return
+    raise FileError(f"{folder} cannot be written: {there} {problem}, or name another folder with --results.")
+
+
 # ---------------------------------------------------------------------------------------- writing and reading
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`. What the `with` block writes there becomes `path` at its end.
+
+    Missing folders are created. If the block fails, nothing is left.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(
+            f"{path} cannot be written ({error.strerror or error}). Allow that or make room there, or name "
+            "another folder."
+        ) from error
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> Path:
     """Writes `content` (text as UTF-8) under a temporary name beside `path`, then renames it. Returns `path`.
 
     Missing folders are created.
+
+    Raises:
+        FileError: the file cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -61,16 +139,18 @@ def read_json(path: str | Path) -> Any:
     """Reads a JSON file.
 
     Raises:
-        FileError: the file is missing or is not valid JSON.
+        FileError: the file is missing, cannot be read, or is not valid JSON.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileError(
-            f"The file {path} does not exist. Run the step that writes it again (python run_all.py)."
-        )
     try:
+        if not path.is_file():
+            raise FileError(
+                f"The file {path} does not exist. Run the step that writes it again (python run_all.py)."
+            )
         return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise FileError(f"The file {path} cannot be read ({error.strerror}). Allow that.") from error
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or as many brackets
         message = (
             f"The file {path} is not valid JSON ({error}). Delete it and run the step that writes it again."
         )
@@ -135,6 +215,52 @@ def checked_array(path: Path) -> np.ndarray | None:
     return array if checksum(array) == expected else None
 
 
+# -------------------------------------------------------------------------------------------------- archives
+
+# Weights hardly compress. What grows more is no file of weights, and would fill the memory.
+LARGEST_GROWTH = 4
+
+
+def require_true_size(path: Path) -> None:
+    """Checks, before a zip archive is read, that it does not unpack to many times its own size.
+
+    torch.save and numpy.savez write such archives, without compression. Other files pass.
+
+    Raises:
+        FileError: it grows more than `LARGEST_GROWTH` times.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # what reads the file will say so
+        return
+    size = path.stat().st_size
+    if unpacked > LARGEST_GROWTH * size:
+        raise FileError(
+            f"{path} has {size / 1e6:,.1f} MB but unpacks to {unpacked / 1e6:,.1f} MB, which may fill the "
+            "memory: it is refused. PyTorch and numpy write such files without compression, so get it from "
+            "its source again."
+        )
+
+
+def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """These arrays of an .npz file.
+
+    Raises:
+        FileError: the file is missing, is damaged, lacks one of them, or unpacks to more than its size.
+    """
+    require_true_size(path)
+    try:
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in names}
+    except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, MemoryError, zlib.error,
+            zipfile.BadZipFile, NotImplementedError) as error:  # fmt: skip
+        raise FileError(
+            f"The file {path} cannot be read ({type(error).__name__}). Delete it and run the step that "
+            "writes it again."
+        ) from error
+
+
 # ---------------------------------------------------------------------------------------------------- locks
 
 
@@ -153,9 +279,9 @@ def locked(path: Path, *, wait: bool = False, held: str) -> Iterator[None]:
     """
     import filelock  # imported here: takes 0.1 s, which only those who lock should wait for
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=-1 if wait else 0)
     except filelock.Timeout:
         raise FileError(
@@ -169,7 +295,7 @@ def locked(path: Path, *, wait: bool = False, held: str) -> Iterator[None]:
             errno.EOPNOTSUPP,
         ):
             raise FileError(
-                f"{path} cannot be written ({error.strerror}). Allow that, or name another folder."
+                f"{path} cannot be written ({error.strerror or error}). Allow that, or name another folder."
             ) from error
         print(
             f"{path.parent} lies on a file system without locks: "

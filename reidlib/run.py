@@ -28,7 +28,7 @@ import numpy as np
 from reidlib.datasets.types import ReidDataset
 from reidlib.errors import ReidError
 from reidlib.experiment import Experiment
-from reidlib.files import FileError, read_json
+from reidlib.files import FileError, read_arrays, read_json
 from reidlib.settings import ConfigError
 
 if TYPE_CHECKING:
@@ -171,8 +171,7 @@ def read_run(folder: Path) -> Run:
 
 def read_embeddings(files: RunFiles) -> dict[str, np.ndarray]:
     """`query` (Q, D) and `gallery` (G, D), float32."""
-    with np.load(files.embeddings) as arrays:
-        return {name: arrays[name] for name in ("query", "gallery")}
+    return read_arrays(files.embeddings, ("query", "gallery"))
 
 
 def _read_csv(path: Path) -> "pd.DataFrame":

@@ -4,6 +4,7 @@ PyTorch's safe loader is used throughout: it restores tensors and plain values o
 """
 
 import hashlib
+import os
 import re
 import struct
 import warnings
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from reidlib.errors import ReidError
-from reidlib.files import file_digest
+from reidlib.files import FileError, absolute_path, file_digest, require_true_size
 
 # What torch.load raises for a file that is truncated, damaged or of another kind.
 _UNREADABLE = (
@@ -26,8 +27,13 @@ _UNREADABLE = (
     LookupError,
     TypeError,
     AssertionError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
     struct.error,
 )
+# Words of torch's advice to load a file unsafely, which no message of ours may repeat.
+_ADVICE = re.compile(r"weights[_ ]only|safe_globals|torch\.load|trusted", re.IGNORECASE)
 
 
 class CheckpointError(ReidError):
@@ -42,32 +48,53 @@ def read_torch_file(path: Path) -> object:
             what it holds.
     """
     _require_file(path)
+    try:
+        require_true_size(path)
+    except FileError as error:
+        raise CheckpointError(str(error)) from None
     scalars = [
         (np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")
     ]
     dtypes = [np.dtype, *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64))]
     try:
         with torch.serialization.safe_globals([*scalars, *dtypes]), warnings.catch_warnings():
-            # Files saved by Python 2 hold raw bytes in strings, hence `encoding`. torch warns that it ignores
-            # this argument, but uses it.
-            warnings.filterwarnings("ignore", message="pickle_load_args only works", category=UserWarning)
+            # torch warns of odd files before it fails, and that it ignores `encoding`, which it uses: files
+            # saved by Python 2 hold raw bytes in strings.
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
     except _UNREADABLE as error:
-        # torch's message advises to load the file unsafely, so only its reason is quoted.
-        needs = re.search(
-            r"(?:Unsupported global|Can only|Cannot use|Trying to)[^\n]*?(?=\. |\.?\n|\.?$)", str(error)
+        problem = _problem(path, error)
+    # Outside `except`: a traceback would show torch's message with its advice.
+    raise CheckpointError(f"{path} {problem}")
+
+
+def _problem(path: Path, error: Exception) -> str:
+    """What is wrong with a file that torch.load refused, and what to do. Quotes torch's reason only."""
+    text = str(error)
+    if path.name == "data.pkl" or "persistent id" in text or "persistent_load" in text:
+        return "is a part of an unpacked checkpoint: pass the file as it was downloaded (.pth, .pth.tar)."
+    if "TorchScript" in text:
+        return "is a TorchScript program: pass a state dict saved by torch.save."
+    if "legacy .tar" in text:  # also a file of zeros
+        return (
+            "is a tar archive or has no content: unpack it if it holds the checkpoint, or download it again."
         )
-        if needs:
-            raise CheckpointError(
-                f"{path} holds more than tensors and plain values ({needs[0]}): "
-                "reading it could run code of the file's author, so it is refused. "
-                "Where you trust it, load it elsewhere and save its state dict alone with torch.save."
-            ) from error
-        operand = re.search(r"Unsupported operand \d+", str(error))  # such as the first byte of a web page
-        reason = operand[0] if operand else repr(error)
-        raise CheckpointError(
-            f"{path} cannot be read as a PyTorch checkpoint ({reason}): download the file again."
-        ) from error
+    needs = re.search(r"(?:Unsupported global|Can only|Trying to)[^\n]*?(?=\. |\.?\n|\.?$)", text)
+    if needs and not _ADVICE.search(needs[0]):
+        return (
+            f"holds more than tensors and plain values ({needs[0]}): "
+            "reading it could run code of the file's author, so it is refused. "
+            "Where you trust it, load it elsewhere and save its state dict alone with torch.save."
+        )
+    operand = re.search(r"Unsupported operand \d+", text)  # such as the first byte of a web page
+    first = re.split(r"\. |\n", text)[0]
+    if operand:
+        reason = operand[0]
+    elif not first or len(first) > 200 or _ADVICE.search(first):
+        reason = type(error).__name__
+    else:
+        reason = f"{type(error).__name__}: {first}"
+    return f"cannot be read as a PyTorch checkpoint ({reason}): download the file again."
 
 
 def weights_file_digest(path: Path) -> str:
@@ -92,7 +119,14 @@ def state_digest(model: torch.nn.Module) -> str:
 
 
 def _require_file(path: Path) -> None:
+    path = absolute_path(path, "The checkpoint")
+    if path.is_dir() and (path / "data.pkl").is_file():
+        raise CheckpointError(
+            f"{path} is an unpacked checkpoint: pass the file as it was downloaded (.pth, .pth.tar)."
+        )
     if not path.is_file():
         raise CheckpointError(
-            f"{path} is no file: pass the path of a file made by torch.save (.pth, .pth.tar), not unpacked."
+            f"{path} is no file: pass the path of a file made by torch.save (.pth, .pth.tar)."
         )
+    if not os.access(path, os.R_OK):
+        raise CheckpointError(f"{path} may not be read by this user: allow that.")

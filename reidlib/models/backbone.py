@@ -122,8 +122,8 @@ def load_backbone_file(resnet: tvm.ResNet, path: Path) -> None:
     `with_batch_counts`).
 
     Raises:
-        CheckpointError: the file cannot be read, or keys are missing, left over or of another shape (all
-            listed).
+        CheckpointError: the file cannot be read, or keys are missing, left over or of another shape (their
+            numbers and the first ten of each).
     """
     state = read_torch_file(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -156,7 +156,10 @@ def with_batch_counts(given: dict[str, Tensor], own: dict[str, Tensor]) -> dict[
 
 
 def describe_mismatch(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
-    """Lists, in words, the keys missing from `given`, left over in it and of another shape; "" if none."""
+    """Names, in words, the keys missing from `given`, left over in it and of another shape; "" if none.
+
+    Of each kind it gives the number and the first ten.
+    """
     missing = [name for name in wanted if name not in given]
     left_over = [name for name in given if name not in wanted]
     shapes = [
@@ -165,7 +168,11 @@ def describe_mismatch(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> st
         if name in given and given[name].shape != wanted[name].shape
     ]
     parts = (("missing", missing), ("left over", left_over), ("of another shape", shapes))
-    return "; ".join(f"{len(names)} {label}: {', '.join(names)}" for label, names in parts if names)
+    return "; ".join(f"{len(names)} {label}: {_first_ten(names)}" for label, names in parts if names)
+
+
+def _first_ten(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _out_channels(layer: nn.Sequential) -> int:

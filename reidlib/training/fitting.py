@@ -97,8 +97,8 @@ def evaluate_checkpoint(
             the number of identities is read from the file.
 
     Raises:
-        CheckpointError: the file cannot be read, or does not fit the method's network (the message lists all
-            keys that do not fit).
+        CheckpointError: the file cannot be read, or does not fit the method's network (the message
+            has the number of keys that do not fit and the first ten of each kind).
     """
     files, checkpoint = RunFolder(folder), Path(checkpoint)
     weights, scores = checkpoint_record(experiment, checkpoint), scores_record(experiment, dataset)

@@ -9,7 +9,6 @@ import io
 import itertools
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from reidlib.devices import cpu_threads
 from reidlib.errors import ReidError
 from reidlib.experiment import Experiment, Housekeeping
-from reidlib.files import FileError, locked, read_json, write_atomically, write_json
+from reidlib.files import FileError, locked, read_json, replacing, write_atomically, write_json
 from reidlib.run import RunFiles, read_embeddings
 from reidlib.torch_files import CheckpointError, read_torch_file
 from reidlib.training.epoch import Row
@@ -52,11 +51,12 @@ class RunFolder(RunFiles):
 
     def has_weights(self, record: Record) -> bool:
         """Whether complete weights made from this record exist."""
-        return self.training.is_file() and self.model.is_file() and _is_made_from(self.weights_record, record)
+        whole = self.model.is_file() and _holds(self.training, "parameters")
+        return whole and _is_made_from(self.weights_record, record)
 
     def has_scores(self, record: Record) -> bool:
         """Whether complete scores made from this record exist."""
-        whole = all(path.is_file() for path in (self.metrics, self.embeddings, self.queries))
+        whole = self.embeddings.is_file() and self.queries.is_file() and _holds(self.metrics, "map")
         return whole and _is_made_from(self.scores_record, record)
 
     def is_settled(self, experiment: Experiment, record: Record) -> bool:
@@ -68,15 +68,15 @@ class RunFolder(RunFiles):
         """Makes the folder this run's. The folder of another run is first renamed to <run>.superseded."""
         content = _claim_of(experiment, record)
         if self.weights_record.is_file():
-            before = read_json(self.weights_record)
-            changed = what_differs(before.get("made_from", {}), record)
+            before = _made_from(self.weights_record)
+            changed = what_differs(before, record) if before else [f"{self.weights_record.name} is damaged"]
             if changed:
                 aside = self.set_aside()
                 print(
                     f"{self.name} was made differently ({', '.join(changed)}): kept as {aside.name}, this "
                     "run starts anew."
                 )
-            elif before == content:
+            elif read_json(self.weights_record) == content:
                 return
         elif self.metrics.is_file() or self.training.is_file():
             aside = self.set_aside()
@@ -261,9 +261,9 @@ class RunFolder(RunFiles):
     def embeddings_for(self, record: Record) -> dict[str, np.ndarray] | None:
         """The embeddings of the last scoring, or None if this record of scores needs others."""
         try:
-            before = read_json(self.scores_record)["made_from"]
-            return read_embeddings(self) if same_embeddings(before, record) else None
-        except (FileError, OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+            before = _made_from(self.scores_record)
+            return read_embeddings(self) if before and same_embeddings(before, record) else None
+        except (FileError, KeyError):
             return None
 
     def write_scores(
@@ -299,15 +299,10 @@ def kept_epochs(experiment: Experiment, first: int = 0) -> list[int]:
 
 def save(path: Path, state: Any) -> None:
     """torch.save to a temporary file, which is renamed once it is on the disk."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _claim_of(experiment: Experiment, record: Record) -> dict[str, Any]:
@@ -320,4 +315,23 @@ def _claim_of(experiment: Experiment, record: Record) -> dict[str, Any]:
 
 
 def _is_made_from(path: Path, record: Record) -> bool:
-    return path.is_file() and not what_differs(read_json(path).get("made_from", {}), record)
+    before = _made_from(path)
+    return bool(before) and not what_differs(before, record)
+
+
+def _made_from(path: Path) -> dict[str, Any]:
+    """What a file of records says that the run was made from; {} if it is missing or damaged."""
+    try:
+        record = read_json(path)["made_from"]
+        return record if isinstance(record["settings"], dict) else {}
+    except (FileError, KeyError, TypeError):
+        return {}
+
+
+def _holds(path: Path, name: str) -> bool:
+    """Whether a file holds a JSON object with an entry of this name."""
+    try:
+        content = read_json(path)
+    except FileError:
+        return False
+    return isinstance(content, dict) and name in content

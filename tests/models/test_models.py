@@ -706,8 +706,10 @@ def test_other_number_of_identities():
     assert torch.equal(network.bottleneck[1].weight, state["local_conv.weight"])
     assert torch.equal(network.supervision_convs["layer2"].weight, state["local_conv_layer2.weight"])
     # another number of parts is an error even if classifiers are dropped
-    with pytest.raises(CheckpointError, match=r"left over: .*part_classifiers\.5\.weight"):
-        load_released_checkpoint(PFSANet(10, parts=5), state, drop_classifiers=True)
+    for settings in ({"drop_classifiers": True}, {}):
+        with pytest.raises(CheckpointError, match=r"left over: .*part_classifiers\.5\.weight") as error:
+            load_released_checkpoint(PFSANet(10, parts=5), state, **settings)
+        assert "drop_classifiers" not in str(error.value), "it was given, or would not help"
 
 
 def test_checkpoint_without_num_batches_tracked():
@@ -724,7 +726,21 @@ def test_checkpoint_without_num_batches_tracked():
         load_released_checkpoint(PFSANet(751), state)
 
 
-def test_every_unmatched_key_is_named():
+@pytest.mark.parametrize("count", [1, 10, 11, 400])
+def test_ten_keys_of_each_kind_and_their_number_are_named(count):
+    """A message about a file of another kind stays short, however many keys it has."""
+    network = PFSANet(5, backbone="resnet18")
+    state = network.state_dict() | {f"odd.{number}": torch.zeros(1) for number in range(count)}
+    state["stem.conv1.weight"] = torch.zeros(1)
+    with pytest.raises(CheckpointError) as error:
+        load_released_checkpoint(network, state)
+    message = str(error.value)
+    assert f"{count} left over: odd.0" in message and "1 of another shape: stem.conv1.weight (1,)" in message
+    assert message.count("odd.") == min(count, 10) and len(message) < 600
+    assert (f" and {count - 10} more" in message) == (count > 10)
+
+
+def test_unmatched_keys_of_each_kind_are_named():
     shapes = golden_shapes("abdnet")
     state = released_state(shapes["baseline"])
     del state["common_branch.backbone2.0.0.conv1.weight"]

@@ -31,7 +31,7 @@ from reidlib.errors import ReidError
 from reidlib.evaluation import ranking, scoring
 from reidlib.evaluation.embedding import embed
 from reidlib.experiment import Experiment, ScoringSettings, TrainingSettings
-from reidlib.files import read_json
+from reidlib.files import FileError, read_json
 from reidlib.images.decoding import load_images
 from reidlib.models.networks import model_from_experiment
 from reidlib.run import StaleRunError
@@ -561,7 +561,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(FileError, match=r"checkpoint\.pt cannot be written \(No space"):
         run_folder.save(tmp_path / "checkpoint.pt", {"epoch": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True) == {"epoch": 1}
