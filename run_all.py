@@ -5,6 +5,14 @@ command line itself is in reidlib/study/command_line.py.
 """
 
 import sys
+
+if sys.flags.safe_path:  # python -I or -P: this folder is not searched for reidlib
+    sys.path.insert(0, __file__.rpartition("/")[0])
+
+from reidlib.surroundings import require_own_library
+
+require_own_library()  # before the imports below, which a user's file may hide
+
 from pathlib import Path
 
 from reidlib.config import METHODS, OF_FILES, experiment_for, run_of, title_of

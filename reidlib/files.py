@@ -40,8 +40,8 @@ def absolute_path(path: str | Path, what: str) -> Path:
         what: what the path is for, to begin an error message with, such as "--results".
 
     Raises:
-        FileError: the file system cannot even look there: the path is too long, a folder above is closed, its
-            "~" names nobody, or it starts at a current folder that is gone.
+        FileError: what is there may not be read, or the file system cannot even look there: the path is too
+            long, a folder above is closed, its "~" names nobody, or the current folder is gone.
     """
     name = shown(str(path))
     try:
@@ -57,10 +57,12 @@ def absolute_path(path: str | Path, what: str) -> Path:
     try:
         absolute.stat()
     except (FileNotFoundError, NotADirectoryError):
-        pass
+        return absolute
     except (OSError, ValueError) as error:  # ValueError: a zero byte
         reason = getattr(error, "strerror", None) or error
         raise FileError(f"{what} {name} cannot be used as a path ({reason}). Name another one.") from None
+    if not os.access(absolute, os.R_OK | (os.X_OK if absolute.is_dir() else 0)):
+        raise FileError(f"{what} {name} may not be read by this user. Allow that, or name another one.")
     return absolute
 
 

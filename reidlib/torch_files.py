@@ -4,7 +4,6 @@ PyTorch's safe loader is used throughout: it restores tensors and plain values o
 """
 
 import hashlib
-import os
 import re
 import struct
 import warnings
@@ -119,7 +118,7 @@ def state_digest(model: torch.nn.Module) -> str:
 
 
 def _require_file(path: Path) -> None:
-    path = absolute_path(path, "The checkpoint")
+    absolute_path(path, "The checkpoint")
     if path.is_dir() and (path / "data.pkl").is_file():
         raise CheckpointError(
             f"{path} is an unpacked checkpoint: pass the file as it was downloaded (.pth, .pth.tar)."
@@ -128,5 +127,3 @@ def _require_file(path: Path) -> None:
         raise CheckpointError(
             f"{path} is no file: pass the path of a file made by torch.save (.pth, .pth.tar)."
         )
-    if not os.access(path, os.R_OK):
-        raise CheckpointError(f"{path} may not be read by this user: allow that.")

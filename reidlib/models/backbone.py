@@ -145,6 +145,12 @@ def load_backbone_file(resnet: tvm.ResNet, path: Path) -> None:
     resnet.load_state_dict(given, strict=False)  # because of fc.* only: the other keys were compared above
 
 
+def require_backbone_file(backbone: str, path: Path) -> None:
+    """Checks that a state-dict file fits a backbone. Raises CheckpointError as `load_backbone_file` does."""
+    constructor, _ = BACKBONES[backbone]
+    load_backbone_file(constructor(weights=None), path)
+
+
 def with_batch_counts(given: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
     """`given`, with BN's batch counts from `own` if it has none.
 

@@ -5,22 +5,34 @@ All options are checked before anything is written.
 
 import argparse
 import ast
+import contextlib
 import importlib.metadata
 import io
 import itertools
+import os
 import platform
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from reidlib.code_digest import Code
 from reidlib.config import METHODS, OF_FILES, PROFILES, SETTINGS, caveats, experiment_for, trained_switches
 from reidlib.datasets import DATASET_TITLES, DATASETS
 from reidlib.errors import ReidError
-from reidlib.files import REPOSITORY, FileError, digest, file_digest, read_json, write_json
-from reidlib.settings import ConfigError, choose
+from reidlib.files import (
+    REPOSITORY,
+    FileError,
+    absolute_path,
+    digest,
+    file_digest,
+    read_json,
+    require_writable,
+    write_json,
+)
+from reidlib.settings import ConfigError, choose, shown
 from reidlib.study.pipeline import execute
 from reidlib.study.results import Study, open_study
 from reidlib.study.runs import study_dataset, synthetic_options
@@ -55,6 +67,8 @@ class Front:
     claim: str
 
 
+MOST_WORKERS = 1000
+
 StepsOf = Callable[[Request], list[Step]]
 
 
@@ -67,11 +81,34 @@ def main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
         front: what the report's first page says.
 
     Returns:
-        The exit status: 0 done, 1 a step failed, 2 wrong call (nothing is written), 130 interrupted.
+        The exit status: 0 done, 1 a step failed or nobody reads the output any more, 2 wrong call (nothing is
+        written), 130 interrupted.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal may have no sign for a name or a dash
+    _mend_streams()
+    try:
+        try:
+            return _main(arguments, steps_of, front)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+    except OSError as error:
+        sound = _sound_streams()
+        if len(sound) == 2:  # the error is another one
+            raise
+        for stream in sound[:1]:
+            print(
+                f"run_all.py: the output cannot be written any more ({error.strerror}), so it stopped. "
+                "The same command goes on from there.",
+                file=stream,
+                flush=True,
+            )
+        return 1
+    except KeyboardInterrupt:
+        print("run_all.py: interrupted.", file=sys.stderr)
+        return 130
+
+
+def _main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
     options = parse(arguments)
     try:
         request = checked_request(options)
@@ -95,13 +132,65 @@ def main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
     return status
 
 
+# ------------------------------------------------------------------------------------------- standard streams
+
+
+def _mend_streams() -> None:
+    """Gives closed streams a place to write to, and writes signs that a terminal's encoding lacks as \\u….
+
+    With standard error closed, messages go to standard output.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    while nowhere <= 2:  # otherwise the next file that is opened would be taken for a standard stream
+        nowhere = os.open(os.devnull, os.O_RDWR)
+    os.close(nowhere)
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = sys.stdout
+    for stream in {sys.stdout, sys.stderr}:
+        with contextlib.suppress(AttributeError):  # a stream that is no file, as in a notebook
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _sound_streams() -> list[TextIO]:
+    """Standard error and output, as far as they can be written. Others lead nowhere from now on."""
+    sound = []
+    for stream in (sys.stderr, sys.stdout):
+        try:
+            stream.flush()
+        except OSError:
+            with Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+        else:
+            sound.append(stream)
+    return sound
+
+
 # -------------------------------------------------------------------------------------------------- arguments
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         """Exits with status 2 and one line, without the usage."""
-        self.exit(2, f"run_all.py: {message}\n")
+        self.exit(2, f"run_all.py: {message if len(message) < 1000 else message[:300] + '…'}\n")
+
+
+class _Once(argparse.Action):
+    """Stores an option's value.
+
+    A second value, which would replace the first without a word, is refused; so is an empty one, as an unset
+    variable of a shell gives, which would stand for the default.
+    """
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if values == "":
+            parser.error(f"{option_string} is empty: name a value, or leave the option out.")
+        given = namespace.__dict__.setdefault("_given", set())
+        if self.dest in given:
+            parser.error(f"{option_string} is given twice: leave one out.")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -112,25 +201,50 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     sizes = "; ".join(f"{name}: {profile.title}" for name, profile in PROFILES.items())
-    add("--profile", help=f"size of the study: {sizes} (default: demo; with --checkpoint: paper)")
-    add("--dataset", default="synthetic", help=f"one of {', '.join(DATASETS)} (default: synthetic)")
+    add(
+        "--profile",
+        action=_Once,
+        help=f"size of the study: {sizes} (default: demo; with --checkpoint: paper)",
+    )
+    add(
+        "--dataset",
+        action=_Once,
+        default="synthetic",
+        help=f"one of {', '.join(DATASETS)} (default: synthetic)",
+    )
     add(
         "--data-root",
+        action=_Once,
         default="",
         metavar="DIR",
         help="folder of the data set (default: its usual place under data/)",
     )
-    add("--methods", nargs="+", metavar="METHOD", help="methods to train (default: those of the profile)")
-    add("--seeds", nargs="+", type=int, metavar="N", help="seeds (default: those of the profile)")
+    add(
+        "--methods",
+        nargs="+",
+        action="extend",
+        metavar="METHOD",
+        help="methods to train (default: those of the profile)",
+    )
+    add(
+        "--seeds",
+        nargs="+",
+        action="extend",
+        type=int,
+        metavar="N",
+        help="seeds (default: those of the profile)",
+    )
     add(
         "--switches",
         nargs="+",
+        action="extend",
         metavar="SWITCH",
         help="differences between paper and released code to train both sides of: all, none, or some of "
         f"{', '.join(trained_switches('paper'))} (default: those of the profile, none with --methods)",
     )
     add(
         "--checkpoint",
+        action=_Once,
         default="",
         metavar="FILE",
         help="score these released weights (.pth.tar) of the one method named by --methods "
@@ -139,6 +253,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--set",
         nargs="+",
+        action="extend",
         metavar="NAME=VALUE",
         default=[],
         help="settings of every run, such as epochs=40 batch_size=16",
@@ -146,6 +261,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--data",
         nargs="+",
+        action="extend",
         metavar="NAME=VALUE",
         default=[],
         help="options of the data set: include_val=True (MSMT17), allow_wrong_counts=True; "
@@ -155,21 +271,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--only",
         nargs="+",
+        action="extend",
         metavar="STEP",
         default=[],
         help="run these steps only (a notebook's or a step's name)",
     )
-    add("--from", dest="start", metavar="STEP", default="", help="begin at this step")
+    add("--from", action=_Once, dest="start", metavar="STEP", default="", help="begin at this step")
     add("--force", action="store_true", help="run steps that are up to date, too")
     add("--dry-run", action="store_true", help="print what would run and why; write nothing")
     add(
         "--workers",
+        action=_Once,
         type=int,
         metavar="N",
         help="steps at a time, sharing the cores (default: one on a GPU, else one a core and at most four)",
     )
     add(
         "--results",
+        action=_Once,
         default="",
         metavar="DIR",
         help="folder of the studies (default: results/ of this checkout)",
@@ -187,19 +306,22 @@ def checked_request(options: argparse.Namespace) -> Request:
     """
     profile = PROFILES[choose("profile", options.profile, PROFILES)]
     choose("data set", options.dataset, DATASETS)
-    if options.workers is not None and options.workers < 1:
-        raise ConfigError(f"--workers {options.workers}: expected a whole number, 1 or more.")
+    if options.workers is not None and not 1 <= options.workers <= MOST_WORKERS:
+        raise ConfigError(
+            f"--workers {shown(options.workers)}: expected a whole number, 1 or more and at most "
+            f"{MOST_WORKERS}."
+        )
     overrides = named_values("--set", options.set)
     for name in OF_FILES:
         if overrides.get(name) and isinstance(overrides[name], str):
-            overrides[name] = _absolute(overrides[name])
+            overrides[name] = _absolute(name, overrides[name])
     request = Request(
         study=open_study(
             options.profile, options.dataset, options.results, checkpoints=bool(options.checkpoint)
         ),
         methods=_each_once(choose("method", name, METHODS) for name in options.methods or profile.methods),
         seeds=_each_once(options.seeds or profile.seeds),
-        data_root=_absolute(options.data_root) if options.data_root else "",
+        data_root=_absolute("--data-root", options.data_root) if options.data_root else "",
         data_options=named_values("--data", options.data),
         overrides=overrides,
         switches=switch_names(options.switches, options.profile, () if options.methods else profile.switches),
@@ -207,13 +329,17 @@ def checked_request(options: argparse.Namespace) -> Request:
     )
     for name in overrides:
         choose("setting", name, SETTINGS)
-    for method, seed in itertools.product(request.methods, request.seeds):
+    experiments = [
         experiment_for(method, dataset=options.dataset, profile=options.profile, seed=seed, **overrides)
+        for method, seed in itertools.product(request.methods, request.seeds)
+    ]
+    if isinstance(overrides.get("pretrained"), str):
+        _check_pretrained(overrides["pretrained"], {experiment.backbone for experiment in experiments})
     if options.dataset != "synthetic":
         found = study_dataset(request.study, request.data_root, request.data_options, keep_digests=False)
         return replace(request, data_root=str(found.root), images=found.fingerprints)
     synthetic_options(request.study, request.data_options)
-    if request.data_root and Path(request.data_root).is_file():
+    if request.data_root and Path(request.data_root).exists() and not Path(request.data_root).is_dir():
         raise ConfigError(
             f"--data-root {options.data_root} is a file: name a folder, which need not exist yet."
         )
@@ -251,27 +377,53 @@ def named_values(option: str, pairs: list[str]) -> dict[str, Any]:
     """NAME=VALUE pairs as Python values: numbers, True, False, None, tuples; anything else is text.
 
     Raises:
-        ConfigError: a pair has no "=". The message names the option.
+        ConfigError: a pair has no "=", or a name is given twice. The message names the option.
     """
     values = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise ConfigError(f"{option} {pair}: expected NAME=VALUE.")
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[name] = text
+            raise ConfigError(f"{option} {shown(pair)}: expected NAME=VALUE.")
+        if name in values:
+            raise ConfigError(f"{option} has {shown(name)} twice: leave one out.")
+        values[name] = _value(text)
     return values
 
 
-def _absolute(path: str) -> str:
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's, about odd but valid literals
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _absolute(what: str, path: str) -> str:
     """The absolute path. Notebooks run in another folder, where a relative path means something else."""
-    return str(Path(path).expanduser().absolute())
+    return str(absolute_path(path, what))
+
+
+def _check_pretrained(path: str, backbones: Iterable[str]) -> None:
+    """Checks that a file of ImageNet weights fits, which a run would find out after minutes only."""
+    from reidlib.models.backbone import require_backbone_file  # imports torch
+
+    for backbone in sorted(backbones):
+        try:
+            require_backbone_file(backbone, Path(path))
+        except ReidError as error:
+            raise ConfigError(f"pretrained takes True, False or a file of weights: {error}") from None
 
 
 def _checked_checkpoint(options: argparse.Namespace) -> str:
-    """The absolute path of --checkpoint, or "". Raises ConfigError for options that do not go with it."""
+    """The absolute path of --checkpoint, or "".
+
+    Raises:
+        ConfigError: another option does not go with it.
+        CheckpointError: the file is missing, cannot be read, or holds no state dict.
+    """
     if not options.checkpoint:
         return ""
     for name, value in (("--seeds", options.seeds), ("--switches", options.switches)):
@@ -282,18 +434,19 @@ def _checked_checkpoint(options: argparse.Namespace) -> str:
             "--checkpoint needs --methods with the one method that the weights are of, "
             "such as --methods abdnet."
         )
-    path = Path(_absolute(options.checkpoint))
-    if not path.is_file():
-        raise ConfigError(
-            f"{path} is no file: pass the path of a file made by torch.save (.pth, .pth.tar), not unpacked."
-        )
-    return str(path)
+    from reidlib.checkpoints import state_dict_in  # imports torch
+    from reidlib.torch_files import read_torch_file
+
+    path = _absolute("--checkpoint", options.checkpoint)
+    state_dict_in(read_torch_file(Path(path)), path)
+    return path
 
 
 def set_runs_aside(steps: list[Step], study: Study) -> None:
     """Sets aside the finished runs of these steps, so that they are made again instead of shown."""
     products = [Path(product) for step in steps for product in step.produces]
     names = {product.parts[1] for product in products if product.parts[0] == study.runs.name}
+    require_writable(study.runs)
     for folder in sorted(study.runs / name for name in names if (study.runs / name).exists()):
         from reidlib.training.run_folder import RunFolder  # imports torch
 
@@ -328,6 +481,8 @@ def make_report(request: Request, steps: list[Step], front: Front) -> Path:
     }
     if request.checkpoint:
         facts["Weights"] = "released ones, scored only: nothing was trained here"
+    require_writable(study.report)
+    require_writable(state.parent)
     state.unlink(missing_ok=True)
     index = build_report(study, title=front.title, facts=facts, steps=shown)
     outside = outside_references(index.parent)

@@ -8,11 +8,11 @@ reidlib from module to module (`reidlib.code_digest`). Comments and docstrings d
 import functools
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from reidlib.code_digest import Code, source_digest
-from reidlib.files import REPOSITORY, digest, file_digest, read_json
+from reidlib.files import REPOSITORY, FileError, digest, file_digest, read_json
 from reidlib.study.results import Study
 from reidlib.study.steps import Cell, PipelineError, Step, check_parameters, notebook_path, read_cells
 
@@ -118,29 +118,58 @@ def plan_steps(steps: list[Step], study: Study, force: bool, repository: Path) -
         plan = StepPlan(
             step, digest(parts), parts, reason, text, status="waiting" if reason else "up to date"
         )
-        plan.refresh = not reason and read_json(step.state(study))["text"] != text
+        plan.refresh = not reason and read_state(step.name, study).text != text
         plans[step.name] = plan
     return list(plans.values())
 
 
+@dataclass(frozen=True)
+class State:
+    """What the state file of a finished step says."""
+
+    fingerprint: str
+    parts: dict  # of the fingerprint; see `_parts`
+    text: str  # digest of everything written in the notebook
+    run: str  # random id of the execution
+    needs_run: dict  # name of a needed step → its `run`
+
+
+_DICTS_IN_PARTS = ("parameters", "code", "reads", "needs")
+
+
+def read_state(name: str, study: Study) -> State | None:
+    """The state of a step that was finished, or None if its file is missing or damaged."""
+    try:
+        content = read_json(study.steps / f"{name}.json")
+        state = State(**{field.name: content[field.name] for field in fields(State)})
+        whole = all(type(getattr(state, field.name)) is field.type for field in fields(State))
+        return (
+            state if whole and all(isinstance(state.parts[part], dict) for part in _DICTS_IN_PARTS) else None
+        )
+    except (FileError, KeyError, TypeError):
+        return None
+
+
 def _remembered(name: str, study: Study) -> str:
     """The fingerprint with which a step was last finished, for a needed step that is not in this call."""
-    path = study.steps / f"{name}.json"
-    return read_json(path)["fingerprint"] if path.is_file() else "not run"
+    state = read_state(name, study)
+    return state.fingerprint if state else "not run"
 
 
 def _reason(step: Step, study: Study, parts: dict) -> str:
     path = step.state(study)
     if not path.is_file():
         return "not finished before"
-    state = read_json(path)
+    state = read_state(step.name, study)
+    if state is None:
+        return f"its state file is damaged: {path.relative_to(study.root)}"
     missing = [name for name in step.produces if not (study.root / name).exists()]
     missing += [] if step.executed(study).is_file() else [str(step.executed(study).relative_to(study.root))]
     if missing:
         return f"missing: {', '.join(missing)}"
-    now, then = json.loads(json.dumps(parts)), state["parts"]
+    now, then = json.loads(json.dumps(parts)), state.parts
     if now == then:
-        again = [name for name, run in state["needs_run"].items() if run != run_id(name, study)]
+        again = [name for name, run in state.needs_run.items() if run != run_id(name, study)]
         return f"{again[0]} was run again" if again else ""
     names = {
         "parameters": "changed parameters",
@@ -161,5 +190,5 @@ def _reason(step: Step, study: Study, parts: dict) -> str:
 
 def run_id(name: str, study: Study) -> str:
     """The random id of the step's last finished execution, "" if there is none."""
-    path = study.steps / f"{name}.json"
-    return read_json(path)["run"] if path.is_file() else ""
+    state = read_state(name, study)
+    return state.run if state else ""

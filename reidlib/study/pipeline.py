@@ -13,20 +13,23 @@ import os
 import platform
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from reidlib.files import REPOSITORY, read_json, write_atomically, write_json
+from reidlib.errors import ReidError
+from reidlib.files import REPOSITORY, read_json, require_writable, write_atomically, write_json
 from reidlib.progress import MAIN_UNIT, VARIABLE, fraction, read_state, tqdm_class
 from reidlib.study.fingerprints import StepPlan, plan_steps, run_id
 from reidlib.study.results import Study
 from reidlib.study.steps import PipelineError, Step, notebook_path
 
+LOOPBACK = "127.0.0.1"
 POLL = 0.1  # seconds between two looks at the running steps
 STOP_WITHIN = 15  # seconds that a kernel may take to stop after Ctrl-C before it is killed
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -63,7 +66,8 @@ def execute(
         The exit status: 0 done, 1 a step failed, 130 interrupted.
 
     Raises:
-        ReidError: the steps, their parameters or `workers` are wrong. Nothing has run then.
+        ReidError: the steps, their parameters or `workers` are wrong, or this machine lacks what notebooks
+            need: a place for their results, or connections to itself. Nothing has run then.
     """
     stream = stream or sys.stderr
     if workers is not None and workers < 1:
@@ -75,13 +79,16 @@ def execute(
             state = "up to date" + (" (its text changed: the executed copy gets it)" if plan.refresh else "")
             print(f"{plan.step.name:{width}}  {f'run: {plan.reason}' if plan.reason else state}", file=stream)
         return 0
+    _require_places(plans, study)
+    if any(plan.reason for plan in plans):
+        _require_loopback()
     for plan in plans:
         if plan.refresh:
             _refresh_text(plan, study, repository)
-    with tempfile.TemporaryDirectory(prefix="reidlib-") as scratch, _terminate_as_interrupt():
+    with _scratch_folder() as scratch, _terminate_as_interrupt():
         if workers is None:
             workers = default_workers() if any(plan.reason for plan in plans) else 1
-        runner = _Runner(plans, study, workers, stream, repository, Path(scratch))
+        runner = _Runner(plans, study, workers, stream, repository, scratch)
         try:
             runner.run()
         except KeyboardInterrupt:
@@ -91,8 +98,49 @@ def execute(
                 file=stream,
             )
             return 130
+        except BaseException:  # such as a closed pipe where messages go
+            runner.stop()
+            raise
     _summarize(plans, stream)
     return 1 if any(plan.status in ("failed", "skipped") for plan in plans) else 0
+
+
+def _require_places(plans: list[StepPlan], study: Study) -> None:
+    """Checks that everything can be written that these steps will write."""
+    writing = [plan.step for plan in plans if plan.reason or plan.refresh]
+    written = [path for step in writing for path in (step.executed(study), step.state(study))]
+    written += [study.root / product for step in writing for product in step.produces]
+    for folder in dict.fromkeys(path.parent for path in written):
+        require_writable(folder)
+
+
+def _require_loopback() -> None:
+    """Checks that this machine can connect to itself, as notebooks and their kernels do.
+
+    Without that, a notebook would wait for minutes and not say why.
+    """
+    try:
+        with socket.create_server((LOOPBACK, 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=10).close()
+    except OSError as error:
+        raise PipelineError(
+            f"This machine cannot connect to itself at {LOOPBACK} ({error.strerror or error}), which "
+            "notebooks need. Bring its loopback interface up (as root: ip link set lo up), or allow such connections."
+        ) from error
+
+
+@contextlib.contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """A folder for what running steps tell each other; removed at the end."""
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix="reidlib-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise PipelineError(
+            f"There is no place for temporary files ({error.strerror}). Set TMPDIR to a folder that can be "
+            "written."
+        ) from error
+    with scratch as folder:
+        yield Path(folder)
 
 
 def default_workers() -> int:
@@ -164,10 +212,14 @@ class _Runner:
                 folder.mkdir()
                 slots = {job.slot for job in self.running}
                 slot = min(number for number in range(self.workers) if number not in slots)
-                self.running.append(_Running(plan, self, folder, slot))
-                plan.status = "running"
                 if not self.bars:
                     self._say(f"start   {plan.step.name}  ({plan.reason})")
+                try:
+                    self.running.append(_Running(plan, self, folder, slot))
+                    plan.status = "running"
+                except (OSError, ReidError) as error:  # its place was closed, or no process can be started
+                    plan.status = statuses[plan.step.name] = "failed"
+                    self._say(f"FAILED  {plan.step.name}: it cannot be started: {error}")
 
     def _look_at(self, job: "_Running") -> None:
         if not self.bars:
@@ -182,7 +234,10 @@ class _Runner:
         job.close()
         plan = job.plan
         plan.seconds = time.monotonic() - job.started
-        problem = job.finish()
+        try:
+            problem = job.finish()
+        except (OSError, ReidError) as error:
+            problem = f"FAILED  {plan.step.name}: its results cannot be kept: {error}"
         plan.status = "failed" if problem else "done"
         self._say(problem or f"done    {plan.step.name}  {plan.seconds:.0f} s")
 
@@ -331,7 +386,9 @@ class _Running:
         path = self.folder / "outcome.json"
         if path.is_file():
             return read_json(path)
-        last = (self.folder / "log.txt").read_text(errors="replace").strip().splitlines()[-1:]
+        last = (
+            (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        )
         return {
             "error": f"its process ended with code {self.process.returncode}: {''.join(last) or 'no message'}"
         }

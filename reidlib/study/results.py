@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from reidlib.errors import ReidError
-from reidlib.files import REPOSITORY, file_digest, write_atomically
+from reidlib.files import REPOSITORY, absolute_path, file_digest, write_atomically
 from reidlib.run import RunFiles
+from reidlib.study.parameters import Parameters
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 # Signs that begin something in Markdown: code, stress, HTML, a formula, a cell, the target of a link.
@@ -126,24 +127,37 @@ class Study:
         return self.tables / f"{name}.csv"
 
 
-def open_study(profile: str, dataset: str, results: str | Path = "", *, checkpoints: bool = False) -> Study:
-    """The study of one profile and data set.
+def open_study(
+    profile: str, dataset: str, results: str | Path = "", *, checkpoints: bool = False, **parameters: Any
+) -> Study:
+    """The study of one profile and data set. A notebook's parameters are checked here, before they are used.
 
     Args:
         results: folder of the studies; empty: results/ of the checkout; a relative path is taken from the
             working folder.
         checkpoints: the study that scores released weights on the data set. It has its own folder, apart
             from what was trained here.
+        parameters: the notebook's other parameters (see `Parameters`).
 
     Raises:
-        ResultsError: `results` is a file, or a name cannot be part of a path.
+        ParameterError: a parameter has an impossible value.
+        FileError: the results folder cannot be there.
     """
-    kind = "checkpoints" if checkpoints else checked_name(profile, "profile")
-    folder = f"{kind}-{checked_name(dataset, 'dataset')}"
-    base = Path(results).expanduser().absolute() if str(results) else REPOSITORY / "results"
+    Parameters(profile=profile, dataset=dataset, **{"results": _text(results), **parameters})
+    kind = "checkpoints" if checkpoints else profile
+    base = absolute_path(results, "The results folder") if str(results) else REPOSITORY / "results"
+    if base.is_symlink() and not base.exists():
+        raise ResultsError(
+            f"The results folder {base} is a link to {base.readlink()}, which does not exist. Make that "
+            "folder, or name another one."
+        )
     if base.exists() and not base.is_dir():
         raise ResultsError(f"The results folder {base} is a file; name a folder.")
-    return Study(profile=profile, dataset=dataset, root=base / folder)
+    return Study(profile=profile, dataset=dataset, root=base / f"{kind}-{dataset}")
+
+
+def _text(path: Any) -> Any:
+    return str(path) if isinstance(path, Path) else path
 
 
 def require_run(study: Study, method: str, seed: int = 0) -> Path:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reidlib.errors import ReidError
+from reidlib.settings import shown
+from reidlib.study.parameters import ParameterError
 from reidlib.study.results import Study
 
 _STEP_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
@@ -16,10 +18,6 @@ _STEP_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
 
 class PipelineError(ReidError):
     """The steps asked for do not exist or do not fit together."""
-
-
-class ParameterError(ReidError):
-    """A notebook does not take this parameter, or not with this type."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def check_parameters(notebook_path: str | Path, parameters: Mapping) -> None:
             wanted = ast.unparse(expected).replace("EllipsisType", "anything")
             message = (
                 f"The parameter {name!r} of {notebook_path.name} must be {wanted}, "
-                f"not {value!r} ({type(value).__name__})."
+                f"not {shown(value)} ({type(value).__name__})."
             )
             raise ParameterError(message)
         try:
@@ -182,10 +180,10 @@ def _matching(steps: list[Step], name: str) -> list[Step]:
     found = exact or [step for step in steps if name and step.name.startswith(name)]
     if not found:
         names = list(dict.fromkeys([step.notebook for step in steps] + [step.name for step in steps]))
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"Did you mean {close[0]!r}? " if close else ""
+        close = difflib.get_close_matches(shown(name), map(repr, names), n=1)
+        hint = f"Did you mean {close[0]}? " if close else ""
         raise PipelineError(
-            f"There is no step {name!r}. {hint}The steps are: {', '.join(step.name for step in steps)}."
+            f"There is no step {shown(name)}. {hint}The steps are: {', '.join(step.name for step in steps)}."
         )
     return found
 
@@ -223,5 +221,5 @@ def read_cells(path: Path) -> list[Cell]:
             Cell(cell["cell_type"], "".join(cell["source"]), tuple(cell["metadata"].get("tags", ())))
             for cell in notebook["cells"]
         ]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise PipelineError(f"The file {path} is no notebook that can be read: {error!r}") from error
