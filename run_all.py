@@ -9,9 +9,9 @@ import sys
 if sys.flags.safe_path:  # python -I or -P: this folder is not searched for reidlib
     sys.path.insert(0, __file__.rpartition("/")[0])
 
-from reidlib.surroundings import require_own_library
+from reidlib.surroundings import require_sound_python
 
-require_own_library()  # before the imports below, which a user's file may hide
+require_sound_python()  # before the imports below, which would fail with a traceback
 
 from pathlib import Path
 

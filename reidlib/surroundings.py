@@ -1,6 +1,6 @@
-"""Looks for files that hide Python's own modules, before anything else is imported.
+"""Looks at the Python that runs the program, before anything else is imported.
 
-Only `os` and `sys` are imported here: they are part of Python's program, so no file can hide them.
+At first only `os` and `sys` are imported: they are part of Python's program, so no file can hide them.
 """
 
 import os
@@ -32,12 +32,26 @@ def hiding_files() -> list[str]:
     return found
 
 
-def require_own_library() -> None:
-    """Ends the program with status 2 and one line if a file hides a module of Python's own library."""
+def require_sound_python() -> None:
+    """Ends the program with status 2 and one line if this Python cannot run it.
+
+    Either a file hides a module of Python's standard library, or the study's packages are not installed.
+    """
     for path in hiding_files():
-        message = (
-            f"run_all.py: {path} has the name of a module of Python's standard library and would be "
-            "imported in its place. Rename it, or take its folder out of PYTHONPATH."
+        _stop(
+            f"{path} has the name of a module of Python's standard library and would be imported in its "
+            "place. Rename it, or take its folder out of PYTHONPATH."
         )
-        print(message, file=sys.stderr or sys.stdout)
-        sys.exit(2)
+    from importlib.util import find_spec
+
+    missing = [name for name in ("numpy", "torch", "papermill") if find_spec(name) is None]
+    if missing:
+        _stop(
+            f"this Python ({sys.executable}) lacks {', '.join(missing)}. Install the study's packages (make, "
+            "or pip install -e .), or call the Python that has them, such as .venv/bin/python."
+        )
+
+
+def _stop(problem: str) -> None:
+    print(f"run_all.py: {problem}", file=sys.stderr or sys.stdout)
+    sys.exit(2)

@@ -70,11 +70,11 @@ def read_torch_file(path: Path) -> object:
 def _problem(path: Path, error: Exception) -> str:
     """What is wrong with a file that torch.load refused, and what to do. Quotes torch's reason only."""
     text = str(error)
-    if path.name == "data.pkl" or "persistent id" in text or "persistent_load" in text:
+    if path.name == "data.pkl" or re.search("persistent.(id|load)", text):
         return "is a part of an unpacked checkpoint: pass the file as it was downloaded (.pth, .pth.tar)."
     if "TorchScript" in text:
         return "is a TorchScript program: pass a state dict saved by torch.save."
-    if "legacy .tar" in text:  # also a file of zeros
+    if "legacy" in text:  # also a file of zeros
         return (
             "is a tar archive or has no content: unpack it if it holds the checkpoint, or download it again."
         )

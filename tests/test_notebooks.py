@@ -8,13 +8,16 @@ import re
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 
 import run_all
 from reidlib.config import METHODS, PROFILES
 from reidlib.datasets import DATASETS
+from reidlib.errors import ReidError
 from reidlib.study.command_line import Request, parse
-from reidlib.study.results import Study
+from reidlib.study.parameters import ParameterError, check_values
+from reidlib.study.results import Study, open_study
 from reidlib.study.steps import check_parameters
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -116,6 +119,72 @@ def test_notebooks_agree_on_the_parameters_they_share():
     assert seen["profile"] in PROFILES and seen["dataset"] in DATASETS and seen["method"] in METHODS
     options = parse([])
     assert (options.profile, options.dataset) == (seen["profile"], seen["dataset"])
+
+
+@every
+def test_papermill_reads_every_parameter(name, caplog):
+    """A line that papermill cannot parse makes it call the parameter unknown."""
+    found = papermill.inspect_notebook(FOLDER / f"{name}.ipynb")
+    assert not caplog.records
+    assert {key: ast.literal_eval(entry["default"]) for key, entry in found.items()} == parameters(name)
+    assert all(entry["help"] for entry in found.values())
+
+
+def check(name, **given):
+    """Runs the notebook's checks of its parameters, which come before anything else in its code."""
+    (cell,) = [cell for cell in code_cells(name) if cell.id == "open"]
+    tree = ast.parse(cell.source)
+    checks = {"check_values": check_values, "open_study": open_study}
+    first = [
+        statement
+        for statement in tree.body[:2]
+        if isinstance(statement.value, ast.Call) and getattr(statement.value.func, "id", "") in checks
+    ]
+    assert first[-1].value.func.id == "open_study" and tree.body[: len(first)] == first
+    tree.body = first
+    exec(compile(tree, name, "exec"), {**checks, **parameters(name), **given})
+
+
+WRONG = {  # by type of the default
+    str: (None, True, 5, 1.5, ["x"], {"x": 1}),
+    int: (None, True, "1", "x", 1.5, -1, 10**12, [1], {}),
+    list: (None, "0", "[0]", 5, [], [-1], ["x"], [1.5], {}),
+    dict: (None, "{'epochs': 3}", "x", 5, ["x"], {1: 2}),
+}
+PATHS_OF_NOBODY = ("~nobody-of-that-name/x", "x" * 5000, "a/" * 4000)
+
+
+@every
+def test_every_wrong_parameter_ends_in_one_sentence_before_anything_else(name):
+    """Also what papermill's command line makes of a dictionary, a list or a number in text."""
+    check(name)
+    for parameter, default in parameters(name).items():
+        wrong = list(WRONG[type(default)])
+        if parameter in ("profile", "dataset"):
+            wrong.append("x")
+        if parameter in ("results", "data_root", "checkpoint", "images_root"):
+            wrong += PATHS_OF_NOBODY
+        if parameter == "overrides":
+            wrong += [{label: "x"} for label in ("method", "dataset", "profile", "seed")]
+        for value in wrong:
+            with pytest.raises(ReidError) as error:
+                check(name, **{parameter: value})
+            assert parameter in str(error.value)
+            assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_what_papermill_passes_wrongly_is_said_with_the_option_that_passes_it():
+    for parameter, value, option in (
+        ("data_root", 2024, "-r data_root VALUE"),
+        ("overrides", "{'epochs': 3}", "-y '{overrides: {NAME: VALUE}}'"),
+        ("seeds", "0", "-y '{seeds: [0, 1]}'"),
+    ):
+        with pytest.raises(ParameterError) as error:
+            check_values(**{parameter: value})
+        assert option in str(error.value)
+    with pytest.raises(ParameterError) as error:
+        check_values(people=1000)
+    assert "papermill" not in str(error.value)
 
 
 @every

@@ -6,7 +6,7 @@ False and None as text.
 """
 
 from dataclasses import dataclass, field, fields
-from typing import Annotated
+from typing import Annotated, Any
 
 from reidlib.config import LABELS, PROFILES
 from reidlib.datasets import DATASETS
@@ -35,8 +35,8 @@ class Parameters:
         ParameterError: a value of another type or outside its range, or a path that cannot be looked at.
     """
 
-    profile: str
-    dataset: str
+    profile: str = "demo"
+    dataset: str = "synthetic"
     results: str = ""
     data_root: str = ""
     data_options: Annotated[dict, _NAMED] = field(default_factory=dict)
@@ -73,3 +73,12 @@ class Parameters:
         if name == "seeds" and not isinstance(value, list | tuple):
             return " With papermill, write -y '{seeds: [0, 1]}'."
         return ""
+
+
+def check_values(**parameters: Any) -> None:
+    """Checks some of a notebook's parameters; `open_study` checks those that it is given.
+
+    Raises:
+        ParameterError: a value of another type or outside its range, or a path that cannot be looked at.
+    """
+    Parameters(**parameters)

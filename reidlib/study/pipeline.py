@@ -125,7 +125,8 @@ def _require_loopback() -> None:
     except OSError as error:
         raise PipelineError(
             f"This machine cannot connect to itself at {LOOPBACK} ({error.strerror or error}), which "
-            "notebooks need. Bring its loopback interface up (as root: ip link set lo up), or allow such connections."
+            "notebooks need. Bring its loopback interface up (as root: ip link set lo up), or allow such "
+            "connections."
         ) from error
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, absolute_path, file_digest, write_atomically
 from reidlib.run import RunFiles
-from reidlib.study.parameters import Parameters
+from reidlib.study.parameters import check_values
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 # Signs that begin something in Markdown: code, stress, HTML, a formula, a cell, the target of a link.
@@ -137,13 +137,13 @@ def open_study(
             working folder.
         checkpoints: the study that scores released weights on the data set. It has its own folder, apart
             from what was trained here.
-        parameters: the notebook's other parameters (see `Parameters`).
+        parameters: other parameters of the notebook, to be checked (see `reidlib.study.parameters`).
 
     Raises:
         ParameterError: a parameter has an impossible value.
         FileError: the results folder cannot be there.
     """
-    Parameters(profile=profile, dataset=dataset, **{"results": _text(results), **parameters})
+    check_values(profile=profile, dataset=dataset, results=_text(results), **parameters)
     kind = "checkpoints" if checkpoints else profile
     base = absolute_path(results, "The results folder") if str(results) else REPOSITORY / "results"
     if base.is_symlink() and not base.exists():
