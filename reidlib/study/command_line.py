@@ -6,6 +6,7 @@ All options are checked before anything is written.
 import argparse
 import ast
 import contextlib
+import errno
 import importlib.metadata
 import io
 import itertools
@@ -16,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from reidlib.code_digest import Code
 from reidlib.config import METHODS, OF_FILES, PROFILES, SETTINGS, caveats, experiment_for, trained_switches
@@ -92,16 +93,12 @@ def main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
             sys.stdout.flush()
             sys.stderr.flush()
     except OSError as error:
-        sound = _sound_streams()
-        if len(sound) == 2:  # the error is another one
+        if error.errno not in _NO_OUTPUT or error.filename is not None:  # a file's, and a bug
             raise
-        for stream in sound[:1]:
-            print(
-                f"run_all.py: the output cannot be written any more ({error.strerror}), so it stopped. "
-                "The same command goes on from there.",
-                file=stream,
-                flush=True,
-            )
+        _say_at_last(
+            f"run_all.py: the output cannot be written any more ({error.strerror}), so it stopped. "
+            "The same command goes on from there."
+        )
         return 1
     except KeyboardInterrupt:
         print("run_all.py: interrupted.", file=sys.stderr)
@@ -153,18 +150,22 @@ def _mend_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _sound_streams() -> list[TextIO]:
-    """Standard error and output, as far as they can be written. Others lead nowhere from now on."""
-    sound = []
+# What writing to a stream ends with: its reader is gone, its disk is full, its device is gone.
+_NO_OUTPUT = {errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF}
+
+
+def _say_at_last(message: str) -> None:
+    """Prints a line where that still can be done. Broken streams lead nowhere from now on."""
+    said = False
     for stream in (sys.stderr, sys.stdout):
         try:
+            if not said:
+                print(message, file=stream)
             stream.flush()
+            said = True
         except OSError:
-            with Path(os.devnull).open("w") as nowhere:
+            with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
                 os.dup2(nowhere.fileno(), stream.fileno())
-        else:
-            sound.append(stream)
-    return sound
 
 
 # -------------------------------------------------------------------------------------------------- arguments

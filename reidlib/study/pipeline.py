@@ -305,6 +305,10 @@ class _Running:
         # Silences the debugger's warning about frozen modules.
         environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
         environment = KEEP_MEMORY | environment
+        try:
+            Path.home()
+        except RuntimeError:  # Jupyter does not start for a user without a home
+            environment |= {"HOME": str(self.runner.scratch), "USER": environment.get("USER", "nobody")}
         if self.runner.workers > 1:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             environment = (

@@ -236,7 +236,7 @@ def test_pfsa_runs_again_after_each_kind_of_change(call, place, images, pfsa_fil
     assert "up to date" in planned()
     assert (
         "run: changed parameters"
-        in call(*arguments[:2], "--checkpoint", pfsa_file, "--dry-run", "--set", "height=96")[2]
+        in call(*arguments[:2], "--checkpoint", pfsa_file, "--dry-run", "--set", "rerank=False")[2]
     )
 
     # Other weights under the same name, this time a model.pt of this study.

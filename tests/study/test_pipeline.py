@@ -4,8 +4,10 @@ import io
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -14,7 +16,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from reidlib.files import REPOSITORY, read_json
+from reidlib.files import REPOSITORY, FileError, read_json
+from reidlib.study import pipeline
 from reidlib.study.fingerprints import fingerprint
 from reidlib.study.pipeline import execute
 from reidlib.study.results import Study
@@ -225,6 +228,110 @@ def test_a_failure_stops_only_what_needs_it_and_is_resumed(checkout):
     code, said = run(checkout, [mended, needy, alone])
     assert (code, ran(checkout)) == (0, ["a", "b"]), said
     assert not failed.exists()
+
+
+def test_a_damaged_state_file_puts_the_step_out_of_date(checkout):
+    """Whatever the file holds. A step that needs it is run again, too."""
+    first = make_step(checkout, "10_first", "a")
+    second = make_step(checkout, "20_second", "b", needs=(first.name,))
+    assert run(checkout, [first, second])[0] == 0
+    path = first.state(study_in(checkout))
+    whole = json.loads(path.read_text())
+    needed = ("fingerprint", "parts", "text", "run", "needs_run")
+    damaged = ["", "{}", "[]", "null", "3", '"x"', path.read_text()[:-20], "[" * 10**5, "\x00"]
+    damaged += [json.dumps({name: value for name, value in whole.items() if name != gone}) for gone in needed]
+    damaged += [json.dumps({**whole, name: odd}) for name in needed for odd in (None, [], 3)]
+    for part in ("parameters", "code", "reads", "needs"):
+        damaged += [json.dumps({**whole, "parts": {**whole["parts"], part: odd}}) for odd in (None, [], "x")]
+    for content in damaged:
+        path.write_text(content)
+        planned = plan(checkout, [first, second])
+        assert planned["10_first/a"] == "run: its state file is damaged: steps/10_first/a.json"
+        assert planned["20_second/b"].startswith("run: 10_first/a ")
+        assert "run: " in plan(checkout, [second])["20_second/b"], "a need that is not part of this call"
+    assert run(checkout, [first])[0] == 0
+    assert plan(checkout, [first]) == {"10_first/a": "up to date"}
+
+
+@pytest.mark.parametrize("way", ["root", "steps", "notebooks/10_first", "runs", "runs/a"])
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_a_place_that_cannot_be_written_stops_the_study_before_anything_runs(checkout, way, kind):
+    """Every folder that a step writes into is looked at. A plan writes nothing, so it is shown."""
+    root = study_in(checkout).root
+    folder = root if way == "root" else root / way
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "file":
+        folder.write_text("x")
+    else:
+        folder.symlink_to(checkout / "gone")
+    before = sorted(checkout.rglob("*"))
+    step = make_step(checkout, "10_first", "a")
+    with pytest.raises(FileError, match="cannot be written") as error:
+        run(checkout, [step])
+    assert str(folder) in str(error.value)
+    assert plan(checkout, [step]) == {"10_first/a": "run: not finished before"}
+    assert sorted(checkout.rglob("*")) == before
+
+
+def test_a_place_that_is_closed_meanwhile_fails_its_step_only(checkout, monkeypatch):
+    study = study_in(checkout)
+    study.steps.mkdir(parents=True)
+    (study.steps / "10_first").write_text("x")
+    monkeypatch.setattr(pipeline, "require_writable", lambda folder: None)
+    steps = [make_step(checkout, "10_first", "a"), make_step(checkout, "20_second", "b")]
+    code, said = run(checkout, steps)
+    assert code == 1 and ran(checkout) == ["b"], said
+    assert "FAILED  10_first/a: it cannot be started: " in said and "Traceback" not in said
+
+
+def test_a_machine_that_cannot_connect_to_itself_or_has_no_temporary_place_is_said(checkout, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(101, "made up")
+
+    step = make_step(checkout, "10_first", "a")
+    for module, name, says in (
+        (tempfile, "TemporaryDirectory", r"no place for temporary files \(made up\). Set TMPDIR"),
+        (socket, "create_connection", r"connect to itself at 127.0.0.1 \(made up\).*loopback"),
+        (socket, "create_server", r"connect to itself at 127.0.0.1 \(made up\).*loopback"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, refuse)
+            with pytest.raises(PipelineError, match=says):
+                run(checkout, [step])
+            assert plan(checkout, [step]) == {"10_first/a": "run: not finished before"}
+    assert not study_in(checkout).root.exists()
+
+
+def test_a_user_without_a_home_gets_one_for_the_notebooks(checkout, monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    write_notebook(checkout / "notebooks" / "30_home.ipynb", "import os\nprint(os.environ['HOME'])")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    assert run(checkout, [Step("h", "30_home", {})])[0] == 0
+    notebook = nbformat.read(study_in(checkout).notebooks / "h.ipynb", as_version=4)
+    assert "reidlib-" in notebook.cells[2].outputs[0].text
+
+
+def test_steps_that_run_are_ended_when_messages_cannot_be_written(checkout, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            if "30_wait/b" in text:
+                raise BrokenPipeError(32, "Broken pipe")
+            return super().write(text)
+
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(
+        subprocess,
+        "Popen",
+        lambda *arguments, **options: started.append(popen(*arguments, **options)) or started[-1],
+    )
+    write_notebook(checkout / "notebooks" / "30_wait.ipynb", "import time\ntime.sleep(600)")
+    steps = [Step(f"30_wait/{name}", "30_wait", {}) for name in "ab"]
+    with pytest.raises(BrokenPipeError):
+        execute(steps, study_in(checkout), stream=Closed(), repository=checkout, workers=2)
+    assert len(started) == 1 and started[0].poll() is not None
 
 
 def test_a_missing_product_is_a_failure(checkout):

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 import run_all
+from reidlib import surroundings
 from reidlib.code_digest import Code
 from reidlib.config import METHODS, PROFILES, run_of, trained_switches
 from reidlib.files import REPOSITORY
@@ -63,6 +65,25 @@ def folder(tmp_path):
         (["--set", "method=gap"], "Unknown setting 'method'."),
         (["--set", "epochs=many"], "epochs = 'many': expected a whole number, got str."),
         (["--set", "epochs"], "expected NAME=VALUE"),
+        (["--set", "epochs={[]:1}"], "epochs = '{[]:1}': expected a whole number, got str."),
+        (["--set", "epochs=" + "(" * 500], "expected a whole number, got str."),
+        (["--set", "epochs=" + "-" * 100_000 + "1"], "expected a whole number, got str."),
+        (["--set", "epochs=100000000000"], "epochs = 100000000000: expected at most 1000000."),
+        (["--set", "epochs=" + "9" * 5000], "expected a whole number, got str."),
+        (["--set", "epochs=3", "epochs=4"], "--set has 'epochs' twice"),
+        (["--set", "epochs=3", "--set", "epochs=4"], "--set has 'epochs' twice"),
+        (["--set", "cam=yes"], "cam = 'yes': expected True or False, got str."),
+        (["--set", "pretrained=yes"], "pretrained takes True, False or a file of weights: "),
+        (["--set", "x" * 5000 + "=1"], "Unknown setting 'xxx"),
+        (["--data", "seed=1", "seed=1"], "--data has 'seed' twice"),
+        (["--profile", "demo", "--profile", "demo"], "--profile is given twice"),
+        (["--from", "01_data", "--from", "01_data"], "--from is given twice"),
+        (["--checkpoint", ""], "--checkpoint is empty"),
+        (["--data-root", ""], "--data-root is empty"),
+        (["--seeds", "9" * 30], "seed = 999999999999999999999999999999: expected at most 4294967295."),
+        (["--seeds", "9" * 5000], "argument --seeds: invalid int value"),
+        (["--workers", "1001"], "--workers 1001: expected a whole number, 1 or more and at most 1000."),
+        (["--only", "x" * 5000], "There is no step 'xxx"),
         (
             ["--data", "train_identity=9"],
             "Unknown data option 'train_identity'. Did you mean 'train_identities'?",
@@ -102,6 +123,70 @@ def test_wrong_calls_say_one_line_and_write_nothing(arguments, says, tmp_path, c
     out, err = capsys.readouterr()
     assert status == 2
     assert says in err and len(err.strip().splitlines()) == 1 and not out
+    assert len(err) < 2000 and not results.exists()
+
+
+PATHS = ("~nobody-of-that-name/x", "x" * 5000, "a/" * 4000, "loop/x", "dangling link", "file/x")
+TAKES_A_PATH = {
+    "--results": (),
+    "--data-root": ("--dataset", "folder"),
+    "--checkpoint": ("--methods", "abdnet"),
+    "--set": (),
+}
+
+
+@pytest.mark.parametrize("option", TAKES_A_PATH)
+@pytest.mark.parametrize("path", PATHS, ids=range(len(PATHS)))
+def test_a_path_that_leads_nowhere_is_said_in_one_line(option, path, tmp_path, monkeypatch, capsys):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "dangling link").symlink_to(tmp_path / "gone")
+    (tmp_path / "file").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    arguments = [*TAKES_A_PATH[option], option, f"pretrained={path}" if option == "--set" else path]
+    elsewhere = [] if option == "--results" else ["--results", "results"]
+    assert run_all.main([*arguments, *elsewhere]) == 2
+    out, err = capsys.readouterr()
+    assert len(err.strip().splitlines()) == 1 and not out and len(err) < 9000
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("way", ["folder of the study", "steps", "notebooks", "figures", "runs"])
+def test_results_that_cannot_be_written_are_said_in_one_line(way, tmp_path, capsys):
+    """Something is in the way of one of the study's folders, deep below --results."""
+    study = open_study("smoke", "synthetic", tmp_path)
+    folder = study.root if way == "folder of the study" else study.root / way
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("a file in the way")
+    before = sorted(tmp_path.rglob("*"))
+    for more in ([], ["--force"]):
+        assert run_all.main(["--profile", "smoke", "--results", str(tmp_path), *more]) == 2
+        out, err = capsys.readouterr()
+        assert f"{folder} is a file, where a folder is needed" in err
+        assert len(err.strip().splitlines()) == 1 and not out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_of_weights_is_tried_before_anything_starts(tmp_path, capsys):
+    import torch
+    from torchvision.models import resnet18
+
+    file, results = tmp_path / "weights.pth", tmp_path / "results"
+    arguments = ["--results", str(results), "--dry-run", "--set", f"pretrained={file}"]
+    contents = {
+        "cannot be read as a PyTorch checkpoint": b"no weights",
+        "holds no plain state dict": {"state_dict": {}},
+        "does not fit this backbone: 100 missing: conv1.weight": {"x": torch.zeros(1)},
+        "": resnet18().state_dict(),
+    }
+    for says, content in contents.items():
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        else:
+            torch.save(content, file)
+        assert run_all.main(arguments) == (2 if says else 0)
+        err = capsys.readouterr().err
+        assert says in err and ("90_report" in err) == (not says), err
     assert not results.exists()
 
 
@@ -124,13 +209,18 @@ def test_wrong_data_roots_say_one_line_and_write_nothing(kind, folder, tmp_path)
 
 
 def test_settings_become_python_values():
-    pairs = ["epochs=3", "learning_rate=1e-3", "cam=True", "milestones=(2,4)", "optimizer=sgd"]
+    pairs = ["epochs=3", "learning_rate=1e-3", "cam=True", "pam=false", "rerank=TRUE", "milestones=(2,4)"]
+    pairs += ["optimizer=sgd", "spatial_attention=none", "pretrained=a=b"]
     assert command_line.named_values("--set", pairs) == {
         "epochs": 3,
         "learning_rate": 1e-3,
         "cam": True,
+        "pam": False,
+        "rerank": True,
         "milestones": (2, 4),
         "optimizer": "sgd",
+        "spatial_attention": "none",
+        "pretrained": "a=b",
     }
 
 
@@ -424,6 +514,115 @@ def test_a_plan_writes_nothing(tmp_path):
     assert done.returncode == 0
     assert "10_train/baseline-seed0" in done.stderr and "90_report" in done.stderr
     assert not (tmp_path / "results").exists() and not (tmp_path / "data").exists()
+
+
+# ----------------------------------------------------------------------------------------------- surroundings
+
+DRY = "--profile smoke --dry-run --results nowhere"
+
+
+def shell(line, cwd=REPOSITORY, **environment):
+    """Runs a shell's line in which RUN is `python run_all.py`."""
+    line = line.replace("RUN", f"{sys.executable} {REPOSITORY / 'run_all.py'}")
+    return subprocess.run(
+        ["bash", "-c", line],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "says"),
+    [
+        (f"RUN {DRY} 2>&-", 0, "90_report"),  # messages go to standard output
+        (f"RUN {DRY} >&-", 0, "90_report"),
+        (f"RUN {DRY} >&- 2>&- <&-", 0, ""),
+        ("RUN --profile x 2>&-", 2, "run_all.py: Unknown profile 'x'"),
+        ("RUN --help | head -1; exit ${PIPESTATUS[0]}", 0, "usage"),
+        (f"RUN {DRY} 2>/dev/full", 1, "run_all.py: the output cannot be written any more (No space left"),
+    ],
+)
+def test_closed_streams_end_in_one_line_and_no_traceback(line, status, says):
+    done = shell(line)
+    assert done.returncode == status, done.stderr
+    assert says in done.stdout + done.stderr and "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("broken", ["stdout", "stderr"])
+@pytest.mark.parametrize("arguments", [["--help"], ["--dry-run", "--profile", "smoke"]])
+def test_a_reader_that_is_gone_is_said_on_the_other_stream(broken, arguments):
+    """As with `| head -1`, whose pipe closes early. The message is for whoever reads the other stream."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, broken: writer}
+    command = [sys.executable, str(REPOSITORY / "run_all.py"), *arguments]
+    done = subprocess.run(command, **streams, text=True, check=False)
+    os.close(writer)
+    other = (done.stdout or "") + (done.stderr or "")
+    assert "Traceback" not in other and "Exception ignored" not in other
+    if broken == "stderr" and "--dry-run" in arguments:  # where a plan is printed
+        assert done.returncode == 1
+        assert other.startswith("run_all.py: the output cannot be written any more (Broken pipe)")
+    elif "--dry-run" in arguments:
+        assert done.returncode == 0 and "90_report" in other
+
+
+@pytest.mark.parametrize("options", ["-I", "-P", "-OO", "-W error", "-B", "-bb"])
+def test_options_of_python_change_no_plan(options, tmp_path):
+    done = shell(f"{sys.executable} {options} {REPOSITORY / 'run_all.py'} {DRY}", cwd=tmp_path)
+    assert done.returncode == 0 and "90_report" in done.stderr and "Warning" not in done.stderr
+
+
+def test_a_terminal_without_our_signs_gets_them_escaped(tmp_path):
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    done = shell(f"RUN --results '{tmp_path}/–≥' --only x", **plain)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
+def test_a_current_folder_that_is_gone_matters_to_relative_paths_only(tmp_path):
+    gone = f"mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir {tmp_path}/gone; "
+    done = shell(f"{gone} RUN {DRY}")
+    assert done.returncode == 2 and "the current folder does not exist any more" in done.stderr
+    done = shell(f"{gone} RUN {DRY.replace('nowhere', str(tmp_path / 'results'))}")
+    assert done.returncode == 0 and "90_report" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["json.py", "queue/__init__.py", "socket.so"])
+def test_a_file_that_hides_a_module_of_python_is_named(name, tmp_path):
+    hiding = tmp_path / name
+    hiding.parent.mkdir(exist_ok=True)
+    hiding.write_text("raise SystemExit('this file was run')")
+    done = shell(f"RUN {DRY}", PYTHONPATH=f"{tmp_path / 'nowhere'}:{tmp_path}")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert f"{tmp_path / name.split('/')[0]} has the name of a module of Python's standard" in done.stderr
+
+
+def test_other_files_on_the_path_hide_nothing(tmp_path, monkeypatch):
+    for name in ("mine.py", "json.txt", "test/__init__.py", "queue/readme", "sys.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    library = str(Path(os.__file__).parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), library, f"{library}/lib-dynload", ""]))
+    assert surroundings.hiding_files() == []
+
+
+def test_a_python_without_the_packages_is_named():
+    done = shell(f"{sys.executable} -S {REPOSITORY / 'run_all.py'} {DRY}", PYTHONPATH="")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert f"this Python ({sys.executable}) lacks numpy, torch, papermill" in done.stderr
+
+
+def test_an_interrupt_while_planning_is_said(monkeypatch, tmp_path, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "execute", interrupted)
+    assert run_all.main(["--profile", "smoke", "--results", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "run_all.py: interrupted.\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--methods", "abd-net"], ["--dry-run"]])
