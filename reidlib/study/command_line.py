@@ -116,15 +116,15 @@ def _main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
         status = execute(
             chosen, request.study, force=options.force, dry_run=options.dry_run, workers=options.workers
         )
-    except ReidError as error:
-        print(f"run_all.py: {error}", file=sys.stderr)
+    except (ReidError, OSError) as error:
+        print(f"run_all.py: {_in_words(error)}", file=sys.stderr)
         return 2
     if options.dry_run or status == 130:
         return status
     try:
         print(f"Report: {make_report(request, every, front)}")
-    except ReidError as error:
-        print(f"run_all.py: the report cannot be made: {error}", file=sys.stderr)
+    except (ReidError, OSError) as error:
+        print(f"run_all.py: the report cannot be made: {_in_words(error)}", file=sys.stderr)
         return 1
     return status
 
@@ -148,6 +148,22 @@ def _mend_streams() -> None:
     for stream in {sys.stdout, sys.stderr}:
         with contextlib.suppress(AttributeError):  # a stream that is no file, as in a notebook
             stream.reconfigure(errors="backslashreplace")
+
+
+# What a file system refuses, whatever the program does. Other errors of files are bugs.
+_REFUSED = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE),
+}
+
+
+def _in_words(error: ReidError | OSError) -> str:
+    """What to print of an error. Raises it again if it is a bug, or one of the standard streams."""
+    if isinstance(error, ReidError):
+        return str(error)
+    if error.filename is None or error.errno not in _REFUSED:
+        raise error
+    return f"{error.filename} cannot be read or written ({error.strerror}). Allow that, or make room there."
 
 
 # What writing to a stream ends with: its reader is gone, its disk is full, its device is gone.

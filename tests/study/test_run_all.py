@@ -1,5 +1,6 @@
 """The command line: wrong calls write nothing, a dry run prints the plan, a smoke run makes everything."""
 
+import errno
 import io
 import itertools
 import json
@@ -614,6 +615,29 @@ def test_a_python_without_the_packages_is_named():
     done = shell(f"{sys.executable} -S {REPOSITORY / 'run_all.py'} {DRY}", PYTHONPATH="")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert f"this Python ({sys.executable}) lacks numpy, torch, papermill" in done.stderr
+
+
+@pytest.mark.parametrize(("where", "status"), [("execute", 2), ("make_report", 1)])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOENT])
+def test_what_a_file_system_refuses_is_said_and_a_bug_is_not(
+    where, status, number, monkeypatch, tmp_path, capsys
+):
+    """As by a folder that is closed while the program runs. A file that is missing is a bug of ours."""
+    error = OSError(number, "made up", "some/file")
+
+    def refuse(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(command_line, "execute", lambda *arguments, **options: 0)
+    monkeypatch.setattr(command_line, where, refuse)
+    arguments = ["--profile", "smoke", "--results", str(tmp_path)]
+    if number == errno.ENOENT:
+        with pytest.raises(FileNotFoundError):
+            run_all.main(arguments)
+        return
+    assert run_all.main(arguments) == status
+    err = capsys.readouterr().err
+    assert "some/file cannot be read or written (made up)" in err and len(err.splitlines()) == 1
 
 
 def test_an_interrupt_while_planning_is_said(monkeypatch, tmp_path, capsys):
