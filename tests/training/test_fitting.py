@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 import torchvision
@@ -31,7 +32,7 @@ from reidlib.errors import ReidError
 from reidlib.evaluation import ranking, scoring
 from reidlib.evaluation.embedding import embed
 from reidlib.experiment import Experiment, ScoringSettings, TrainingSettings
-from reidlib.files import FileError, read_json
+from reidlib.files import FileError, read_json, write_json
 from reidlib.images.decoding import load_images
 from reidlib.models.networks import model_from_experiment
 from reidlib.run import StaleRunError
@@ -565,6 +566,44 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         run_folder.save(tmp_path / "checkpoint.pt", {"epoch": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True) == {"epoch": 1}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", "null", '{"made_from": ', '{"made_from": {"settings": []}}']
+)
+def test_a_damaged_record_counts_as_none(content, tmp_path, capsys):
+    """What it was about is made again; the folder of a run that says nothing of itself is kept aside."""
+    experiment = Experiment()
+    record = {"settings": {"epochs": 2}, "data": "d", "code": "c"}
+    scores = {"settings": {"flip_evaluation": True}, "data": "d", "code": "c", "embedding_code": "e"}
+    files = run_folder.RunFolder(tmp_path / "run")
+    files.claim(experiment, record)
+    files.model.write_bytes(b"weights")
+    write_json(files.training, {"parameters": 1})
+    arrays = {"query": np.zeros((1, 2)), "gallery": np.zeros((1, 2))}
+    files.write_scores(scores, arrays, pandas.DataFrame({"query": ["x"]}), {"map": 0.5})
+    assert files.has_weights(record) and files.has_scores(scores) and files.embeddings_for(scores)
+
+    def damaged(path, sound):
+        whole = path.read_text()
+        assert sound()
+        path.write_text(content)
+        assert not sound()
+        path.write_text(whole)
+
+    damaged(files.training, lambda: files.has_weights(record))
+    damaged(files.weights_record, lambda: files.has_weights(record))
+    damaged(files.metrics, lambda: files.has_scores(scores))
+    damaged(files.scores_record, lambda: files.has_scores(scores))
+    damaged(files.scores_record, lambda: files.embeddings_for(scores) is not None)
+    files.weights_record.write_text(content)
+    capsys.readouterr()
+    files.claim(experiment, record)
+    assert (
+        "run was made differently (weights.json is damaged): kept as run.superseded"
+        in capsys.readouterr().out
+    )
+    assert files.folder.with_name("run.superseded").is_dir() and not files.model.exists()
 
 
 # ----------------------------------------------------------------------------------------------- finding runs
