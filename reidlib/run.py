@@ -166,7 +166,12 @@ def read_run(folder: Path) -> Run:
             f"{folder} was made by another version of the study ({error}). Move it away, or train it again "
             "with --force."
         ) from None
-    return Run(folder, experiment, read_json(files.metrics))
+    metrics = read_json(files.metrics)
+    if not isinstance(metrics, dict) or "map" not in metrics:
+        raise FileError(
+            f"The file {files.metrics} holds no scores. Delete it and run the step that writes it again."
+        )
+    return Run(folder, experiment, metrics)
 
 
 def read_embeddings(files: RunFiles) -> dict[str, np.ndarray]:

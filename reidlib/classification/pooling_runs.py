@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from reidlib.classification.labelled_images import ClassificationError, LabelledImages
 from reidlib.code_digest import digest_of_code
 from reidlib.devices import best_device
-from reidlib.files import read_json, write_json
+from reidlib.files import FileError, read_json, write_json
 from reidlib.images.samplers import shuffled_batches
 from reidlib.models.cifar_resnet import CifarResNet
 from reidlib.progress import Progress, track_progress
@@ -142,7 +142,7 @@ def fit_poolings(data: LabelledImages, settings: Settings, folder: Path) -> list
     with track_progress(len(wanted) * settings.epochs, f"classification of {data.name}", "epoch") as epochs:
         for pooling, seed in wanted:
             path = folder / f"{pooling}-seed{seed}.json"
-            if path.is_file() and read_json(path)["made_from"] != made_from:
+            if path.is_file() and _made_from(path) != made_from:
                 path.replace(path.with_name(f"{path.name}.superseded"))
                 epochs.line(
                     f"{path.name} was made of other settings, images or code: kept as {path.name}.superseded"
@@ -157,6 +157,14 @@ def fit_poolings(data: LabelledImages, settings: Settings, folder: Path) -> list
                 ClassificationRun(pooling, seed, pd.DataFrame(record["curves"]), correct, record["facts"])
             )
     return runs
+
+
+def _made_from(path: Path) -> Any:
+    """What a run's file says that it was made from; None if the file is damaged."""
+    try:
+        return read_json(path)["made_from"]
+    except (FileError, KeyError, TypeError):
+        return None
 
 
 def _train(

@@ -163,10 +163,10 @@ def _reason(step: Step, study: Study, parts: dict) -> str:
     state = read_state(step.name, study)
     if state is None:
         return f"its state file is damaged: {path.relative_to(study.root)}"
-    missing = [name for name in step.produces if not (study.root / name).exists()]
+    missing = [name for name in step.produces if not _is_whole(study.root / name)]
     missing += [] if step.executed(study).is_file() else [str(step.executed(study).relative_to(study.root))]
     if missing:
-        return f"missing: {', '.join(missing)}"
+        return f"missing or damaged: {', '.join(missing)}"
     now, then = json.loads(json.dumps(parts)), state.parts
     if now == then:
         again = [name for name, run in state.needs_run.items() if run != run_id(name, study)]
@@ -186,6 +186,16 @@ def _reason(step: Step, study: Study, parts: dict) -> str:
         if keys:
             return f"{words}: {', '.join(keys)}"
     return "changed notebook"
+
+
+def _is_whole(product: Path) -> bool:
+    """Whether a product exists and is no file that a crash or a full disk left empty."""
+    if product.suffix == ".json" and product.is_file():
+        try:
+            return bool(read_json(product))
+        except FileError:
+            return False
+    return product.is_dir() or (product.is_file() and product.stat().st_size > 0)
 
 
 def run_id(name: str, study: Study) -> str:

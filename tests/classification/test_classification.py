@@ -451,7 +451,7 @@ def test_finished_runs_are_read_not_repeated(trained, made):
         assert (run.correct == other.correct).all() and run.facts == other.facts
 
 
-@pytest.mark.parametrize("change", ["settings", "images", "code"])
+@pytest.mark.parametrize("change", ["settings", "images", "code", "{}", "[]", '{"made_from"'])
 def test_a_run_made_differently_is_set_aside_and_made_again(tmp_path, monkeypatch, made, change, capsys):
     data, settings = noise(), replace(TINY, epochs=1, seeds=(0,))
     fit_poolings(data, settings, tmp_path)
@@ -463,8 +463,11 @@ def test_a_run_made_differently_is_set_aside_and_made_again(tmp_path, monkeypatc
         settings = replace(settings, learning_rate=0.01)
     elif change == "images":
         data = noise(seed=1)
-    else:
+    elif change == "code":
         monkeypatch.setattr(pooling_runs, "digest_of_code", lambda module: "another version")
+    else:  # damaged
+        for path in tmp_path.glob("*.json"):
+            path.write_text(change)
     made.clear()
     fit_poolings(data, settings, tmp_path)
     assert made == [(pooling, 0) for pooling in POOLINGS]

@@ -170,7 +170,7 @@ def test_runs_in_order_then_only_what_changed(checkout):
     # A deleted product is made again, and so is everything that was made from it.
     (study.runs / "a" / "metrics.json").unlink()
     expected = {
-        "10_first/a": "run: missing: runs/a/metrics.json",
+        "10_first/a": "run: missing or damaged: runs/a/metrics.json",
         "20_second/b": "run: 10_first/a is run again",
     }
     assert plan(checkout, [first, changed]) == expected
@@ -251,6 +251,12 @@ def test_a_damaged_state_file_puts_the_step_out_of_date(checkout):
         assert "run: " in plan(checkout, [second])["20_second/b"], "a need that is not part of this call"
     assert run(checkout, [first])[0] == 0
     assert plan(checkout, [first]) == {"10_first/a": "up to date"}
+
+    # The same holds for what the step produced.
+    product = study_in(checkout).runs / "a" / "metrics.json"
+    for content in ("", "{}", "[]", "{", "null"):
+        product.write_text(content)
+        assert plan(checkout, [first]) == {"10_first/a": "run: missing or damaged: runs/a/metrics.json"}
 
 
 @pytest.mark.parametrize("way", ["root", "steps", "notebooks/10_first", "runs", "runs/a"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision
 from conftest import make_noise_images, one_thread_on_the_cpu
+from made_up_runs import fabricate
 from run_helpers import (
     FILES,
     MEASURED,
@@ -35,7 +36,7 @@ from reidlib.experiment import Experiment, ScoringSettings, TrainingSettings
 from reidlib.files import FileError, read_json, write_json
 from reidlib.images.decoding import load_images
 from reidlib.models.networks import model_from_experiment
-from reidlib.run import StaleRunError
+from reidlib.run import StaleRunError, read_run
 from reidlib.study.command_line import Request
 from reidlib.study.results import MissingRunError, Study
 from reidlib.study.runs import finished_runs, load_run
@@ -604,6 +605,16 @@ def test_a_damaged_record_counts_as_none(content, tmp_path, capsys):
         in capsys.readouterr().out
     )
     assert files.folder.with_name("run.superseded").is_dir() and not files.model.exists()
+
+
+@pytest.mark.parametrize("name", ["metrics", "weights_record", "scores_record"])
+@pytest.mark.parametrize("content", ["", "{}", "[]", "null", "{"])
+def test_a_finished_run_with_a_damaged_file_is_named(name, content, tmp_path):
+    run = fabricate(Study("paper", "market1501", tmp_path), "gap")
+    getattr(run.files, name).write_text(content)
+    with pytest.raises(ReidError, match="gap-seed0") as error:
+        read_run(run.folder)
+    assert "\n" not in str(error.value)
 
 
 # ----------------------------------------------------------------------------------------------- finding runs
