@@ -130,11 +130,11 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
 def write_json(path: str | Path, data: Any) -> Path:
     """Writes plain data, numpy scalars, numpy arrays and paths as JSON. Returns `path`.
 
-    NaN and infinities become null, because JSON has neither.
+    NaN and infinities become null, because JSON has neither. Bytes of a path that are no UTF-8 are written as
+    JSON's escapes, and are read back as they were.
     """
-    return write_atomically(
-        path, json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    text = json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return write_atomically(path, text.encode(errors="backslashreplace"))
 
 
 def read_json(path: str | Path) -> Any:

@@ -148,3 +148,9 @@ def test_arrays_that_unpack_to_many_times_their_size_are_not_read(tmp_path, monk
     with pytest.raises(FileError, match=r"unpacks to 1\.6 MB"):
         read_arrays(path, ("query",))
     assert zipfile.is_zipfile(path)
+
+
+def test_paths_of_any_bytes_come_back_as_they_were(tmp_path):
+    data = {"results": "/data/\udce9 é", "é": [1, None]}
+    path = write_json(tmp_path / "state.json", data)
+    assert read_json(path) == data and json.loads(path.read_bytes().decode()) == data

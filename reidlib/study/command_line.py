@@ -8,7 +8,6 @@ import ast
 import contextlib
 import errno
 import importlib.metadata
-import io
 import itertools
 import os
 import platform
@@ -352,6 +351,8 @@ def checked_request(options: argparse.Namespace) -> Request:
     ]
     if isinstance(overrides.get("pretrained"), str):
         _check_pretrained(overrides["pretrained"], {experiment.backbone for experiment in experiments})
+    if overrides.get("start_from"):
+        _check_start(overrides["start_from"])
     if options.dataset != "synthetic":
         found = study_dataset(request.study, request.data_root, request.data_options, keep_digests=False)
         return replace(request, data_root=str(found.root), images=found.fingerprints)
@@ -432,6 +433,17 @@ def _check_pretrained(path: str, backbones: Iterable[str]) -> None:
             require_backbone_file(backbone, Path(path))
         except ReidError as error:
             raise ConfigError(f"pretrained takes True, False or a file of weights: {error}") from None
+
+
+def _check_start(path: str) -> None:
+    """Checks that a file to train on from can be read. Whether it fits depends on each run's network."""
+    from reidlib.checkpoints import state_dict_in  # imports torch
+    from reidlib.torch_files import read_torch_file
+
+    try:
+        state_dict_in(read_torch_file(Path(path)), path)
+    except ReidError as error:
+        raise ConfigError(f"start_from takes a file of a whole network: {error}") from None
 
 
 def _checked_checkpoint(options: argparse.Namespace) -> str:

@@ -64,8 +64,8 @@ def check_parameters(notebook_path: str | Path, parameters: Mapping) -> None:
     annotation accepts any value.
 
     Raises:
-        ParameterError: the cell does not declare a name, a value has another type or is no UTF-8, or the cell
-            is missing or cannot be read.
+        ParameterError: the cell does not declare a name, a value has another type, or the cell is missing or
+            cannot be read.
     """
     notebook_path = Path(notebook_path)
     declared = _declared_parameters(notebook_path)
@@ -83,13 +83,6 @@ def check_parameters(notebook_path: str | Path, parameters: Mapping) -> None:
                 f"not {shown(value)} ({type(value).__name__})."
             )
             raise ParameterError(message)
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ParameterError(
-                f"The parameter {name!r} of {notebook_path.name} is {value}, which is no UTF-8, so no "
-                "notebook can hold it: rename that file or folder, or name a link to it."
-            ) from None
 
 
 def _declared_parameters(path: Path) -> dict[str, tuple[ast.expr | None, object]]:

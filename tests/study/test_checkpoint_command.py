@@ -231,7 +231,7 @@ def test_pfsa_runs_again_after_each_kind_of_change(call, place, images, pfsa_fil
     assert "up to date" in planned()
     extra = images / "bounding_box_test" / "0003_c2s1_000002_00.png"
     write_image(extra, 99)
-    assert f"run: changed files: {images}" in planned(), "other images at the same place"
+    assert "run: changed files: test images" in planned(), "other images at the same place"
     extra.unlink()
     assert "up to date" in planned()
     assert (

@@ -75,6 +75,7 @@ def folder(tmp_path):
         (["--set", "epochs=3", "--set", "epochs=4"], "--set has 'epochs' twice"),
         (["--set", "cam=yes"], "cam = 'yes': expected True or False, got str."),
         (["--set", "pretrained=yes"], "pretrained takes True, False or a file of weights: "),
+        (["--set", "start_from=yes"], "start_from takes a file of a whole network: "),
         (["--set", "x" * 5000 + "=1"], "Unknown setting 'xxx"),
         (["--data", "seed=1", "seed=1"], "--data has 'seed' twice"),
         (["--profile", "demo", "--profile", "demo"], "--profile is given twice"),
@@ -303,6 +304,14 @@ def test_what_is_named_twice_is_run_once(tmp_path):
     asked = ["--seeds", "1", "0", "1", "--methods", "gap", "baseline", "gap", "--results", str(tmp_path)]
     request = command_line.checked_request(command_line.parse(asked))
     assert (request.seeds, request.methods) == ((1, 0), ("gap", "baseline"))
+
+
+@pytest.mark.parametrize("setting", ["pretrained", "start_from"])
+def test_a_file_of_weights_is_read_by_every_training_step(setting):
+    """So that training is repeated when the file changes."""
+    steps = plan(overrides={setting: "/somewhere/model.pt"})
+    training = [step for step in steps.values() if step.notebook == "10_train"]
+    assert training and all("/somewhere/model.pt" in step.reads for step in training)
 
 
 def test_a_setting_for_every_run_adds_no_variant():
