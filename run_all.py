@@ -103,7 +103,7 @@ def steps(request: Request) -> list[Step]:
                 *(
                     step.name
                     for (method, _), step in training.items()
-                    if method in {"abdnet", "pfsa", *sides}
+                    if method in {*(switch.base for switch in SWITCHES), *sides}
                 ),
             ),
             (

@@ -11,13 +11,16 @@ Their names are translated to ours. Other differences are handled by name; any t
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from reidlib.experiment import Experiment
 from reidlib.models.abdnet import ABDNet
 from reidlib.models.backbone import ReidNetwork, describe_mismatch, with_batch_counts
+from reidlib.models.networks import model_from_experiment
 from reidlib.models.pfsa import PFSANet
 from reidlib.torch_files import CheckpointError, read_torch_file
 
@@ -66,6 +69,7 @@ def load_released_checkpoint(
     *,
     drop_classifiers: bool = False,
     source: str = "The state dict",
+    if_people_differ: str = "pass its number of identities or drop_classifiers=True",
 ) -> ReidNetwork:
     """Fill `model` from a released checkpoint and return it.
 
@@ -76,6 +80,7 @@ def load_released_checkpoint(
         drop_classifiers: leave the model's classifiers as they are, so that the number of identities may
             differ.
         source: what error messages call the state dict, where no file is given.
+        if_people_differ: the fix that the error message names where only classifiers differ.
 
     Raises:
         CheckpointError: the file cannot be read, or keys are missing, left over or of another shape (their
@@ -85,6 +90,15 @@ def load_released_checkpoint(
         source, content = str(path_or_state_dict), read_torch_file(Path(path_or_state_dict))
     else:
         content = path_or_state_dict
+    given = _matched(model, content, source, drop_classifiers, if_people_differ)
+    model.load_state_dict(given, strict=not drop_classifiers)  # all names were compared
+    return model
+
+
+def _matched(
+    model: ReidNetwork, content: object, source: str, drop_classifiers: bool, if_people_differ: str
+) -> dict[str, Tensor]:
+    """The state dict in a file's content under the names of `model`, if it fits."""
     state = state_dict_in(content, source)
     given, wanted = released_state_dict_to_ours(model, state), model.state_dict()
     if drop_classifiers:
@@ -94,14 +108,28 @@ def load_released_checkpoint(
         fix = (
             "Build the variant that was saved."
             if describe_mismatch(*_without_classifiers(given, wanted))
-            else "Only classifiers differ: pass its number of identities or drop_classifiers=True."
+            else f"Only classifiers differ: {if_people_differ}."
         )
         raise CheckpointError(
             f"{source} does not fit this {type(model).__name__} (names are ours where one exists): "
             f"{problems}. {fix}"
         )
-    model.load_state_dict(given, strict=not drop_classifiers)  # all names were compared above
-    return model
+    return given
+
+
+def require_fit(experiment: Experiment, content: object, *, source: str) -> None:
+    """Checks that a file's content fits an experiment's network, but for the number of people.
+
+    Raises:
+        CheckpointError: it does not; or it holds no state dict, or no classifiers of one size.
+    """
+    whole = replace(experiment, pretrained=False, start_from="", start_classifiers=True)
+    with torch.device("meta"):  # takes no memory
+        network = model_from_experiment(replace(whole, classes=classes_in(content, source)), 0)
+    try:
+        _matched(network, content, source, False, "")
+    except CheckpointError as error:
+        raise CheckpointError(f"{experiment.method}: {error}") from None
 
 
 def _without_classifiers(*sides: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

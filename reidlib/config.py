@@ -264,7 +264,12 @@ def caveats(profile: str, dataset: str, overrides: Mapping[str, Any] | None = No
             "The images are synthetic: people drawn by a program, "
             "so no number here compares with a published one."
         )
-    if settings.get("pretrained") is False and not settings.get("start_from"):
+    if settings.get("start_from"):
+        sentences.append(
+            "The networks were trained on from the weights in a file (start_from). What those had seen "
+            "before, this test set perhaps, is not known here: the scores are no reproduction."
+        )
+    elif settings.get("pretrained") is False:
         backbone = settings.get("backbone", Experiment.backbone)
         sentences.append(
             f"The networks ({backbone}) were trained from random weights: no ImageNet weights were used."

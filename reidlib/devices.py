@@ -30,7 +30,12 @@ def precision_of(precision: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
-    """The context in which networks run in that precision."""
+    """The context in which networks run in that precision.
+
+    float32 means float32: from then on convolutions on a GPU do not round to TF32, as they do by default. So
+    it holds for gradients, too, which are computed after the context has ended.
+    """
+    torch.backends.cudnn.allow_tf32 = False
     if precision_of(precision, device) is torch.bfloat16:
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()

@@ -107,7 +107,7 @@ class TrainingSettings:
     # rayleigh: pᵀXp / pᵀp after the power iteration, as released; norm_ratio: ‖q‖ / ‖p‖, as written
     eigenvalues: Literal["rayleigh", "norm_ratio"] = "rayleigh"
     power_steps: Annotated[int, at_least(1), at_most(1000)] = 1  # steps of the power iteration
-    # also log 0.2 · (deep supervision and global) + 0.8 · parts, as the released code does
+    # also log 0.2 · mean of deep supervision and global + 0.8 · mean of the parts, as the released code does
     log_weighted_loss: bool = False
 
     # optimisation

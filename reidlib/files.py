@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from reidlib.errors import ReidError
-from reidlib.settings import shown
+from reidlib.settings import in_short
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -43,7 +43,7 @@ def absolute_path(path: str | Path, what: str) -> Path:
         FileError: what is there may not be read, or the file system cannot even look there: the path is too
             long, a folder above is closed, its "~" names nobody, or the current folder is gone.
     """
-    name = shown(str(path))
+    name = in_short(str(path))
     try:
         absolute = Path(path).expanduser().absolute()
     except RuntimeError:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from reidlib.errors import ReidError
+from reidlib.experiment import OF_POSITIONS
 from reidlib.models.backbone import ReidNetwork
 
 Estimator = Literal["rayleigh", "norm_ratio"]
@@ -33,7 +34,7 @@ Starts = tuple[Tensor, Tensor]  # start vectors of the iterations for λ₁ and 
 
 # Position of the penalty on features → its factor in the released code (the paper has no factors). Start
 # vectors are drawn in this order.
-FEATURE_POSITIONS = {"intermediate": 0.01, "before": 1.0, "cam": 1.0, "pam": 1.0, "after": 1.0}
+FEATURE_POSITIONS = {name: 0.01 if name == "intermediate" else 1.0 for name in OF_POSITIONS}
 REFERENCE_BATCH = 32  # the penalty is a sum over images, rescaled to a batch of this size
 
 _TINY = torch.finfo(torch.float32).tiny  # bounds divisors from below: avoids 0/0 for a map that is all zero

@@ -92,15 +92,15 @@ def check_settings(settings: Any, error: type[ReidError] = ConfigError) -> None:
         if kept is _NOT_OF_THE_TYPE:
             expected = rules[0].expected if typing.get_origin(hint) is tuple and rules else _in_words(hint)
             got = "" if typing.get_origin(hint) is Literal else f", got {type(value).__name__}"
-            raise error(f"{field.name} = {shown(value)}: expected {expected}{got}.")
+            raise error(f"{field.name} = {in_short(value)}: expected {expected}{got}.")
         broken = next((rule.expected for rule in rules if not rule.accepts(kept)), "")
         broken = broken or _beyond_reason(kept, bounded=any(rule.bounded for rule in rules))
         if broken:
-            raise error(f"{field.name} = {shown(value)}: expected {broken}.")
+            raise error(f"{field.name} = {in_short(value)}: expected {broken}.")
         object.__setattr__(settings, field.name, kept)
 
 
-def shown(value: Any, most: int = 100) -> str:
+def in_short(value: Any, most: int = 100) -> str:
     """The value as Python writes it, cut to about `most` characters, for messages."""
     try:
         text = repr(value)
@@ -118,9 +118,9 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
     if name in known:
         return name
-    near = difflib.get_close_matches(shown(name), map(repr, known), n=1)
+    near = difflib.get_close_matches(in_short(name), map(repr, known), n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"Unknown {kind} {shown(name)}.{hint} Known: {', '.join(known)}.")
+    raise ConfigError(f"Unknown {kind} {in_short(name)}.{hint} Known: {', '.join(known)}.")
 
 
 @functools.cache

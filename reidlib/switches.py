@@ -234,8 +234,8 @@ _ABDNET = (
             ),
             "one-branch": Side(
                 "the attentive branch alone, one stripe, its 1×1 convolution as the extra layer, no warm-up "
-                "(a co-author's later script for the O.F. rows; issue 25: an extra layer before the "
-                "classifier)",
+                "(a co-author's later script for the O.F. rows, without its batch of 32, its 60 epochs and "
+                "its crop without erasing; issue 25: an extra layer before the classifier)",
                 {"global_branch": False, "stripes": 1, "warmup_epochs": 0},
             ),
         },
@@ -257,7 +257,7 @@ _ABDNET = (
         "precision",
         "precision of training",
         other="bfloat16",
-        written="bfloat16, in autocast",
+        written="in autocast",
         released="float32",
         here="as released in the profile paper; the small profiles take bfloat16 where the hardware has it",
         precision=("bfloat16", "float32"),
@@ -267,7 +267,7 @@ _ABDNET = (
         "embedding-precision",
         "precision of the test embeddings",
         other="bfloat16",
-        written="bfloat16, in autocast",
+        written="in autocast",
         released="float32",
         here="as released in the profile paper; the small profiles take bfloat16 where the hardware has it",
         effect="evaluation",
@@ -306,7 +306,8 @@ _PFSA = (
         "logged-loss",
         "loss that is logged",
         written="plain sum",
-        released="0.2 · (deep supervision and global) + 0.8 · parts, while the plain sum is trained",
+        released="0.2 · mean of deep supervision and global + 0.8 · mean of the parts, while the plain sum "
+        "is trained",
         here="both are logged: `loss` is what is trained, `weighted_loss` what the released code logs",
         log_weighted_loss=(False, True),
         effect="log",
@@ -339,7 +340,7 @@ _PFSA = (
         "epochs",
         "epochs",
         other="as-reported",
-        written="150, reported for the released weights",
+        written="150, for the released weights",
         released="100, the README's command",
         weak="a reader's report in HRanWang/Spatial-Re-Scaling issue 9",
         of_schedule=True,
@@ -353,8 +354,9 @@ _PFSA = (
         other="as-logged",
         written="0.7",
         released="0.5",
+        here="as released; --set dropout=0.7 tries the other",
         weak="the name of a log folder",
-        dropout=(0.7, 0.5),
+        effect="none",
     ),
     _pfsa(
         "4c",
@@ -435,13 +437,18 @@ SWITCHES: tuple[Switch, ...] = (
     _together("all-of-pfsa", tuple(switch for switch in _PFSA if switch.name in _WHOLE_PFSA)),
 )
 
-# What ABD-Net's training guide offers and this study has no setting for, with the reason.
+# What the released ABD-Net command line offers and this study has no setting for, with the reason.
 LEFT_OUT: dict[str, str] = {
     "--branches np dan": "two other branches; neither paper nor any row of its tables has them",
     "--arch densenet…": "another backbone, in no row of the ablation",
-    "--optim rmsprop, amsgrad; --sgd-dampening": "no published command uses them",
+    "--optim rmsprop, amsgrad; --sgd-dampening, SGD without Nesterov; --adam-beta1, --adam-beta2; --gamma": (
+        "no published command uses them"
+    ),
+    "--fixbase, --open-layers": "the warm-up has its own list of new layers; nothing else is frozen",
+    "--lambda-xent": "the weight of the cross-entropy is 1 in every row",
+    "-s with several names": "one training set a run",
     "--htri-only": "the triplet loss without cross-entropy: no row trains so",
     "--cuhk03-classic-split": "CUHK03's old protocol with 20 splits: the study reads the new one, and scores "
     "its images by the classic metric, too (`single_shot`)",
-    "--seq-len, --sample-method": "video data sets",
+    "--seq-len, --sample-method, --pool-tracklet-features": "video data sets",
 }

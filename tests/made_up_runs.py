@@ -78,7 +78,8 @@ def fabricate(
     }  # fmt: skip
     made_by = {"commit": "abc", "torch": "2"}
     training = {
-        "train_seconds": 12.4, "images_seen": 12345, "classes": 6, "train_identities": 6, "train_images": 24,
+        "started_from": None, "train_seconds": 12.4, "images_seen": 12345, "classes": 6,
+        "train_identities": 6, "train_images": 24,
         "reported_epoch": 1, "best_on_test": None, "best_on_validation": None, "parameters": 11_250_000,
         "made_by": made_by,
     }  # fmt: skip

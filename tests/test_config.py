@@ -456,6 +456,9 @@ def test_caveats_say_what_makes_numbers_incomparable():
     assert caveats("full", "market1501") == demo[1:]
     assert caveats("paper", "market1501") == []
     assert caveats("paper", "synthetic") == demo[:1]
+    for profile in ("demo", "paper"):
+        (said,) = caveats(profile, "market1501", {"start_from": "x.pth"})
+        assert "trained on from the weights in a file" in said and "no reproduction" in said
     for profile in PROFILES:
         for dataset in DATASETS:
             assert all(sentence.endswith(".") for sentence in caveats(profile, dataset))

@@ -28,7 +28,7 @@ from reidlib.settings import (
     between,
     check_settings,
     choose,
-    shown,
+    in_short,
 )
 from reidlib.synthetic import SyntheticSpec
 
@@ -104,7 +104,7 @@ class Oven:
 def test_a_wrong_value_is_named_with_what_was_expected(name, value, expected):
     with pytest.raises(OvenError) as error:
         Oven(**{name: value})
-    assert str(error.value) == f"{name} = {shown(value)}: expected {expected}."
+    assert str(error.value) == f"{name} = {in_short(value)}: expected {expected}."
 
 
 @pytest.mark.parametrize(

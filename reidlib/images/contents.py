@@ -42,14 +42,6 @@ class UnreadableImageError(ImageError):
         return error
 
 
-def unwritable(cache: Path, error: OSError) -> ImageError:
-    """The error for a cache folder that cannot be written."""
-    return ImageError(
-        f"{cache} cannot be written ({error.strerror}). "
-        "Give your account the right to write there, make room, or name another results folder."
-    )
-
-
 def state_of(path: Path) -> os.stat_result:
     """The state of an image file, links followed.
 
@@ -74,7 +66,7 @@ def content_digests(paths: Sequence[Path], *, cache: Path | None = None, keep: b
 
     Raises:
         UnreadableImageError: a file cannot be read; the message names it.
-        ImageError: the cache cannot be written.
+        FileError: the cache cannot be written.
     """
     states = [_as_listed(state_of(path)) for path in paths]
     names = [str(path) for path in paths]
@@ -91,10 +83,7 @@ def content_digests(paths: Sequence[Path], *, cache: Path | None = None, keep: b
         settled = now - int(SETTLED * 1e9)
         known = {name: entry for name, entry in known.items() if max(entry[1:3]) < settled}
         if any(names[row] in known for row in new):
-            try:
-                write_atomically(note, json.dumps(known))
-            except OSError as error:
-                raise unwritable(cache, error) from error
+            write_atomically(note, json.dumps(known))
     return digests
 
 

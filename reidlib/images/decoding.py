@@ -19,7 +19,7 @@ import PIL
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from reidlib.files import checked_array, checksum, write_checksum
-from reidlib.images.contents import ImageError, UnreadableImageError, content_digests, state_of, unwritable
+from reidlib.images.contents import ImageError, UnreadableImageError, content_digests, state_of
 from reidlib.progress import track_progress
 
 # Part of the decoded sets' names: raise the number when `decode` gives other pixels.
@@ -165,7 +165,10 @@ def load_sizes(
         try:
             _make(paths, [(files[index], *sizes[index]) for index in missing], cache, description)
         except OSError as error:
-            raise unwritable(cache, error) from error
+            raise ImageError(
+                f"{cache} cannot be written ({error.strerror or error}). Allow that or make room there, or "
+                "name another results folder."
+            ) from error
         for index in missing:
             found[index] = np.load(files[index], mmap_mode="r")
     return found

@@ -25,6 +25,7 @@ from reidlib.models.backbone import ReidNetwork
 from reidlib.models.networks import model_from_experiment
 from reidlib.progress import track_progress
 from reidlib.run import Run
+from reidlib.settings import ConfigError
 from reidlib.show.paired import paired_effect, verdict
 from reidlib.show.text import DASH, NOT_RUN, p_value, points
 from reidlib.statistics import holm, interval_columns
@@ -33,6 +34,11 @@ from reidlib.training.epoch import augmentation_of
 from reidlib.training.objective import loss_terms
 from reidlib.training.records import OF_EMBEDDINGS
 
+# Settings that change no single training step, as it is compared here: with every term, and without dropout.
+NOT_IN_A_STEP = frozenset(
+    {"epochs", "warmup_epochs", "milestones", "of_start_epoch", "report_epoch", "score_test_every", "dropout"}
+)
+IMPOSSIBLE = "not possible with these settings"
 SAME_HERE = "the same with these settings"  # of the profile or the call, which make both sides one run
 NOISE = "branch-order"  # the switch that changes nothing but the random draws
 BATCH = 16  # images in the untrained comparison: ResNet-50's gradients at 384 × 128 then fit into memory
@@ -50,8 +56,8 @@ def untrained_effects(
     The weights are those of the finished run of the switch's row. Parameters that only one side has keep
     their random start. Both sides get the same batch, augmentation and start vectors, in float32 (unless the
     switch is about that) and with every loss term active. Dropout is off: with different layers the random
-    streams would differ, and that noise exceeds most effects. Switches of the schedule change no single step
-    and are left out.
+    streams would differ, and that noise exceeds most effects. Sides that change no single step, such as the
+    number of epochs, and those that the runs' other settings rule out are left out.
 
     Args:
         runs: row → its finished run.
@@ -63,11 +69,7 @@ def untrained_effects(
         parameters that both have; gradient_ratio of their norms (that side / released); distance_change, the
         relative root-mean-square change of the distances between query images.
     """
-    chosen = [
-        switch
-        for switch in SWITCHES
-        if switch.effect == "training" and switch.base in runs and not switch.of_schedule
-    ]
+    chosen = [switch for switch in SWITCHES if switch.effect == "training" and switch.base in runs]
     bases = dict.fromkeys(switch.base for switch in chosen)
     weights = {base: runs[base].model().state_dict() for base in bases}
     of_rows = {
@@ -78,18 +80,39 @@ def untrained_effects(
     with track_progress(len(chosen), "switches", "switch") as bar:
         for switch in chosen:
             base, own = switch.base, runs[switch.base].experiment
-            steps = {}
-            for name, side in switch.sides.items():
-                experiment = replace(own, **side.settings)
-                steps[name] = (
-                    of_rows[base]
-                    if experiment == own
-                    else TrainingStep(experiment, weights[base], dataset, cache, images, seed)
-                )
+            experiments = possible_sides(own, switch)
+            steps = {
+                name: of_rows[base]
+                if experiment == own
+                else TrainingStep(experiment, weights[base], dataset, cache, images, seed)
+                for name, experiment in experiments.items()
+            }
             for other in switch.others:
-                rows.append({**names_of(switch, other), **compare_steps(steps[other], steps[RELEASED])})
+                if other in steps:
+                    rows.append({**names_of(switch, other), **compare_steps(steps[other], steps[RELEASED])})
             bar.update(1)
     return pd.DataFrame(rows)
+
+
+def possible_sides(own: Experiment, switch: Switch) -> dict[str, Experiment]:
+    """The released side and those that differ from it in a training step, as far as a row can have them."""
+    experiments = {}
+    for name in (RELEASED, *switch.others):
+        try:
+            experiments[name] = replace(own, **switch.sides[name].settings)
+        except ConfigError:  # other settings of this call rule it out
+            continue
+        released = experiments.get(RELEASED)
+        if released is None:
+            return {}
+        differ = {
+            setting
+            for setting in switch.settings
+            if getattr(experiments[name], setting) != getattr(released, setting)
+        }
+        if name != RELEASED and differ <= NOT_IN_A_STEP:
+            del experiments[name]
+    return experiments if len(experiments) > 1 else {}
 
 
 def names_of(switch: Switch, side: str) -> dict[str, str]:
@@ -209,7 +232,7 @@ def untrained_table(effects: pd.DataFrame) -> pd.DataFrame:
             "paper": effects["paper"],
             "no.": effects["number"],
             "what": effects["what"],
-            "loss written": [f"{value:.4g}" for value in effects["loss_written"]],
+            "loss": [f"{value:.4g}" for value in effects["loss_written"]],
             "released": [f"{value:.4g}" for value in effects["loss_released"]],
             "cosine": [f"{value:.3f}" for value in effects["gradient_cosine"]],
             "norm ratio": [f"{value:.3g}" for value in effects["gradient_ratio"]],
@@ -245,11 +268,11 @@ def trained_effects(
         cache: folder of decoded images and embeddings.
 
     Returns:
-        One row for each side: paper, number, name, side, what, base; seeds (how many have both sides); rank1
-        and map
-        of the released side (fractions, means over seeds); rank1_difference, map_difference, each with _low
-        and _high (95 %); map_by_seed (list); p (two-sided, of mAP, Holm-corrected over the rows that were
-        run); verdict (`paired.verdict`, or "noise"). NaN if a side was not run.
+        One row for each side that is not the released one: paper, number, name, side, what, base, about (see
+        `names_of`); seeds (how many have both sides); rank1 and map of the released side (fractions, means
+        over seeds); rank1_difference, map_difference, each with _low and _high (95 %); map_by_seed (list); p
+        (two-sided, of mAP, Holm-corrected over the rows that were run); verdict (`paired.verdict`, "noise",
+        or why there is nothing to compare). NaN if a side was not run.
     """
     rows, known = [], {(run.method, run.seed): run for run in runs}
     chosen = [switch for switch in SWITCHES if switch.effect in ("training", "evaluation")]
@@ -257,9 +280,9 @@ def trained_effects(
         for side in switch.others:
             runs_of = _RunsOf(switch, side, profile, overrides or {})
             pairs = [sides for seed in seeds if (sides := _sides(known, dataset, runs_of, seed, cache))]
-            row = {**names_of(switch, side), "same_run": runs_of.same_run}
+            row = {**names_of(switch, side), "verdict": runs_of.nothing}
             rows.append({**row, "seeds": len(pairs), **(_effect(pairs) if pairs else {})})
-    columns = ["paper", "number", "name", "side", "what", "base", "about", "same_run"]
+    columns = ["paper", "number", "name", "side", "what", "base", "about", "verdict"]
     columns += ["seeds", "rank1", "map"]
     columns += [f"{key}_difference{bound}" for key in ("rank1", "map") for bound in ("", "_low", "_high")]
     frame = pd.DataFrame(rows, columns=[*columns, "map_by_seed", "p"])
@@ -277,10 +300,8 @@ def noise_of(effects: pd.DataFrame) -> float:
 
 
 def _verdict(row: pd.Series, noise: float) -> str:
-    if row["same_run"]:
-        return SAME_HERE
     if not row["seeds"]:
-        return NOT_RUN
+        return row["verdict"]
     if row["name"] == NOISE:
         return "noise"
     return verdict(row["p"], row["map_difference"], row["map_by_seed"], noise)
@@ -292,9 +313,14 @@ class _RunsOf:
     def __init__(self, switch: Switch, side: str, profile: str, overrides: Mapping[str, Any]):
         self.switch, self.side = switch, side
         self.methods: tuple[str, ...] = ()
+        self.nothing = NOT_RUN  # why there is nothing to compare, if so
         if switch.effect == "training" and (profile == "paper" or not switch.of_schedule):
-            self.methods = tuple(run_of(switch, name, profile, **overrides) for name in (side, RELEASED))
-        self.same_run = len(set(self.methods)) == 1
+            try:
+                self.methods = tuple(run_of(switch, name, profile, **overrides) for name in (side, RELEASED))
+            except ConfigError:
+                self.nothing = IMPOSSIBLE
+            if len(set(self.methods)) == 1:
+                self.nothing = SAME_HERE
 
 
 def _sides(
@@ -373,15 +399,15 @@ def switch_sentence(effects: pd.DataFrame) -> str:
     """The result of `trained_effects` in words."""
     run = effects[effects["seeds"] > 0]
     if run.empty:
-        return "Neither side of any switch was trained here: nothing can be said about effects on the scores."
+        return "No two sides of a switch were scored here: nothing can be said about effects on the scores."
     apart = run[run["verdict"].str.startswith("differs")]
     text = (
-        f"{len(run)} of {len(effects)} switches have both sides here; "
+        f"{len(run)} of {len(effects)} sides were scored here beside the released one; "
         f"{len(apart)} change mAP distinguishably "
     )
     text += "(permutation test over people, Holm-corrected, 5 %)"
     named = "; ".join(f"{row['what']} {100 * row['map_difference']:+.1f}" for _, row in apart.iterrows())
-    text += f": {named} points, as written against as released." if named else "."
+    text += f": {named} points, against as released." if named else "."
     if NOISE in set(run["name"]):
         text += (
             " The order of the branches changes only the random draws, "

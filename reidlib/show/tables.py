@@ -39,9 +39,6 @@ from reidlib.switches import LEFT_OUT, RELEASED, SWITCHES
 
 ONE_SEED = "one seed: over people only"
 
-# The notebooks show tables as HTML, and a cell may hold a name from data, such as the path of weights.
-pd.set_option("styler.format.escape", "html")
-
 RunsByDataset = Mapping[str, Sequence[Run]]  # data set → the finished runs of one profile
 
 
@@ -436,7 +433,7 @@ def deviations_table() -> pd.DataFrame:
 
 
 def left_out_table() -> pd.DataFrame:
-    """The options of ABD-Net's training guide that this study has no setting for, with the reason."""
+    """The options of the released ABD-Net command line without a setting here, with the reason."""
     return pd.DataFrame(LEFT_OUT.items(), columns=["option", "why it is left out"])
 
 
@@ -515,6 +512,12 @@ def weights_sentence(run: Run) -> str:
         )
     best, epoch = run.metrics["best_on_test"], run.metrics["reported_epoch"]
     text = f"Scored with the weights after epoch {epoch} of {len(run.curves)}."
+    start = run.metrics["started_from"]
+    if start:
+        text += (
+            f" Training went on from {in_markdown(start['file'])} (SHA-256 {start['sha256']}); what those "
+            "weights had seen before is not known here."
+        )
     if best:
         text += f" The best rank-1 on the test set was {percent(best['rank1'])} after epoch {best['epoch']}, "
         text += "reported here." if best["epoch"] == epoch else "shown beside it only."

@@ -4,7 +4,13 @@ import math
 import re
 from collections.abc import Sequence
 
+import pandas as pd
+
+from reidlib.errors import shown
 from reidlib.statistics import Difference, seed_summary
+
+# The notebooks show tables as HTML, and a cell may hold a name from data, such as the path of weights.
+pd.set_option("styler.format.escape", "html")
 
 DASH, NOT_RUN = "–", "not run"
 
@@ -63,9 +69,8 @@ def in_markdown(name: str) -> str:
     """A name from data, such as a file's, for Markdown. No sign of it begins an element or a formula.
 
     Signs become character references. What cannot be printed (line breaks, bytes that are no UTF-8) is
-    written as in Python: `\\n`.
+    written as in messages, see `errors.shown`.
     """
-    printable = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
     # Within a word, these three stay for the sake of who reads the source.
     signs = r"[^\w .,-]|_|^ |(?<!\w)[.,-]|[.,-](?!\w)"
-    return re.sub(signs, lambda found: f"&#{ord(found[0])};", printable)
+    return re.sub(signs, lambda found: f"&#{ord(found[0])};", shown(name))

@@ -14,7 +14,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from reidlib.code_digest import Code
 from reidlib.config import METHODS, OF_FILES, PROFILES, SETTINGS, caveats, experiment_for, trained_switches
 from reidlib.datasets import DATASET_TITLES, DATASETS
 from reidlib.errors import ReidError
+from reidlib.experiment import Experiment, Housekeeping, ScoringSettings
 from reidlib.files import (
     REPOSITORY,
     FileError,
@@ -32,7 +33,7 @@ from reidlib.files import (
     require_writable,
     write_json,
 )
-from reidlib.settings import ConfigError, choose, shown
+from reidlib.settings import ConfigError, choose, in_short
 from reidlib.study.pipeline import execute
 from reidlib.study.results import Study, open_study
 from reidlib.study.runs import study_dataset, synthetic_options
@@ -324,7 +325,7 @@ def checked_request(options: argparse.Namespace) -> Request:
     choose("data set", options.dataset, DATASETS)
     if options.workers is not None and not 1 <= options.workers <= MOST_WORKERS:
         raise ConfigError(
-            f"--workers {shown(options.workers)}: expected a whole number, 1 or more and at most "
+            f"--workers {in_short(options.workers)}: expected a whole number, 1 or more and at most "
             f"{MOST_WORKERS}."
         )
     overrides = named_values("--set", options.set)
@@ -351,8 +352,10 @@ def checked_request(options: argparse.Namespace) -> Request:
     ]
     if isinstance(overrides.get("pretrained"), str):
         _check_pretrained(overrides["pretrained"], {experiment.backbone for experiment in experiments})
+    if request.checkpoint:
+        _check_settings_of_checkpoint(overrides, experiments[0].family)
     if overrides.get("start_from"):
-        _check_start(overrides["start_from"])
+        _check_start(overrides["start_from"], {one.method: one for one in experiments}.values())
     if options.dataset != "synthetic":
         found = study_dataset(request.study, request.data_root, request.data_options, keep_digests=False)
         return replace(request, data_root=str(found.root), images=found.fingerprints)
@@ -401,9 +404,9 @@ def named_values(option: str, pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise ConfigError(f"{option} {shown(pair)}: expected NAME=VALUE.")
+            raise ConfigError(f"{option} {in_short(pair)}: expected NAME=VALUE.")
         if name in values:
-            raise ConfigError(f"{option} has {shown(name)} twice: leave one out.")
+            raise ConfigError(f"{option} has {in_short(name)} twice: leave one out.")
         values[name] = _value(text)
     return values
 
@@ -435,15 +438,31 @@ def _check_pretrained(path: str, backbones: Iterable[str]) -> None:
             raise ConfigError(f"pretrained takes True, False or a file of weights: {error}") from None
 
 
-def _check_start(path: str) -> None:
-    """Checks that a file to train on from can be read. Whether it fits depends on each run's network."""
-    from reidlib.checkpoints import state_dict_in  # imports torch
+def _check_start(path: str, experiments: Iterable[Experiment]) -> None:
+    """Checks that a file to train on from fits every method's network, but for the number of people."""
+    from reidlib.checkpoints import require_fit  # imports torch
     from reidlib.torch_files import read_torch_file
 
     try:
-        state_dict_in(read_torch_file(Path(path)), path)
+        content = read_torch_file(Path(path))
+        for experiment in experiments:
+            require_fit(experiment, content, source=path)
     except ReidError as error:
         raise ConfigError(f"start_from takes a file of a whole network: {error}") from None
+
+
+def _check_settings_of_checkpoint(overrides: Iterable[str], family: str) -> None:
+    """Refuses settings that cannot change the scores of weights which are there."""
+    from reidlib.models.networks import FAMILIES  # imports torch
+
+    kept = {item.name for group in (ScoringSettings, Housekeeping) for item in fields(group)}
+    kept |= {"height", "width", *FAMILIES[family][1]} - {"pretrained"}
+    for name in overrides:
+        if name not in kept:
+            raise ConfigError(
+                f"--set {name} is about training, and --checkpoint trains nothing: leave it out. It takes "
+                "the settings of the network and of scoring."
+            )
 
 
 def _checked_checkpoint(options: argparse.Namespace) -> str:

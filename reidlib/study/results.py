@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from reidlib.errors import ReidError
+from reidlib.errors import ReidError, shown
 from reidlib.files import REPOSITORY, absolute_path, file_digest, write_atomically
 from reidlib.run import RunFiles
 from reidlib.study.parameters import check_values
@@ -195,7 +195,7 @@ def _markdown(frame) -> str:
     def text(value: Any) -> str:
         if isinstance(value, float | np.floating):
             return f"{value:.4g}" if math.isfinite(value) else "–"
-        return "–" if value is None else re.sub(_MARKS, r"\\\g<0>", " ".join(str(value).splitlines()))
+        return "–" if value is None else re.sub(_MARKS, r"\\\g<0>", shown(" ".join(str(value).splitlines())))
 
     numeric = [frame.dtypes.iloc[column].kind in "iuf" for column in range(frame.shape[1])]
     rows = [

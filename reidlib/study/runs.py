@@ -20,8 +20,8 @@ from reidlib.settings import ConfigError, choose
 from reidlib.study.results import Study, require_run
 from reidlib.synthetic import SyntheticSpec
 
-# Settings that change no score: bootstrap_resamples only changes how finely an interval is estimated.
-NO_SCORE = ("bootstrap_resamples",)
+# Settings that change no score that tables compare: how finely an interval is estimated, and a further score.
+NO_SCORE = ("bootstrap_resamples", "single_shot")
 OTHER_DATA = "other images"
 
 
@@ -231,8 +231,9 @@ def _other_settings(run: Run, study: Study, overrides: Mapping[str, Any]) -> lis
 
 
 def _in_words(name: str, value: Any) -> str:
-    is_file = name in OF_FILES and value and isinstance(value, str)
-    return f"other {name} weights" if is_file else f"{name} = {value}"
+    if name not in OF_FILES or isinstance(value, bool):
+        return f"{name} = {value}"
+    return f"other {name} weights" if value else f"no {name} weights"
 
 
 # Options of the real data sets. The synthetic one takes the fields of SyntheticSpec.

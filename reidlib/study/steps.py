@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reidlib.errors import ReidError
-from reidlib.settings import shown
+from reidlib.settings import in_short
 from reidlib.study.parameters import ParameterError
 from reidlib.study.results import Study
 
@@ -80,7 +80,7 @@ def check_parameters(notebook_path: str | Path, parameters: Mapping) -> None:
             wanted = ast.unparse(expected).replace("EllipsisType", "anything")
             message = (
                 f"The parameter {name!r} of {notebook_path.name} must be {wanted}, "
-                f"not {shown(value)} ({type(value).__name__})."
+                f"not {in_short(value)} ({type(value).__name__})."
             )
             raise ParameterError(message)
 
@@ -173,10 +173,11 @@ def _matching(steps: list[Step], name: str) -> list[Step]:
     found = exact or [step for step in steps if name and step.name.startswith(name)]
     if not found:
         names = list(dict.fromkeys([step.notebook for step in steps] + [step.name for step in steps]))
-        close = difflib.get_close_matches(shown(name), map(repr, names), n=1)
+        close = difflib.get_close_matches(in_short(name), map(repr, names), n=1)
         hint = f"Did you mean {close[0]}? " if close else ""
         raise PipelineError(
-            f"There is no step {shown(name)}. {hint}The steps are: {', '.join(step.name for step in steps)}."
+            f"There is no step {in_short(name)}. {hint}The steps are: "
+            f"{', '.join(step.name for step in steps)}."
         )
     return found
 

@@ -145,6 +145,7 @@ def _train_into(
         if experiment.report_epoch != "last":
             model.load_state_dict(read_torch_file(files.best(reported)))
         facts = {
+            "started_from": _file_facts(experiment.start_from, record),
             "train_seconds": sum(row["seconds"] for row in rows),
             "images_seen": steps_in(experiment, trained_on) * experiment.batch_size,
             "classes": experiment.classes or trained_on.num_train_identities,
@@ -189,6 +190,10 @@ def _scores_between_epochs(
     """rank-1 and mAP on a data set's query and gallery, as columns of curves.csv."""
     scores = split_scores(model, experiment, dataset, cache=cache, device=device)
     return {f"{name}_{key}": value for key, value in scores.items()}
+
+
+def _file_facts(path: str, record: Mapping[str, Any]) -> dict[str, str] | None:
+    return {"file": Path(path).name, "sha256": record["start_from"]} if path else None
 
 
 def _best_facts(rows: list[Row], where: str) -> dict[str, float] | None:

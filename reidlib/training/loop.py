@@ -118,7 +118,10 @@ def initial_model(experiment: Experiment, num_identities: int) -> ReidNetwork:
         return model_from_experiment(experiment, num_identities)
     model = model_from_experiment(replace(experiment, pretrained=False), num_identities)
     return load_released_checkpoint(
-        model, experiment.start_from, drop_classifiers=not experiment.start_classifiers
+        model,
+        experiment.start_from,
+        drop_classifiers=not experiment.start_classifiers,
+        if_people_differ="set start_classifiers = False, which leaves out the file's",
     )
 
 
@@ -187,16 +190,12 @@ def _train_share(share: Share, device: torch.device, training: Training) -> tupl
 
 
 def set_determinism(experiment: Experiment, device: torch.device) -> None:
-    """Makes PyTorch repeat results bit by bit: always on a CPU, on a GPU if the experiment asks for it.
-
-    float32 means float32: convolutions on a GPU do not round to TF32, as they do by default.
-    """
+    """Makes PyTorch repeat results bit by bit: always on a CPU, on a GPU if the experiment asks for it."""
     exact = device.type == "cpu" or experiment.deterministic
     if exact and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic otherwise
     torch.use_deterministic_algorithms(exact)
     torch.backends.cudnn.benchmark = not exact
-    torch.backends.cudnn.allow_tf32 = False
     # It costs time, and only guards against reading uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False
 

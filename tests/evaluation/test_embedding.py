@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reidlib.devices import autocast
 from reidlib.evaluation import embedding
 from reidlib.evaluation.embedding import embed, embed_files
 from reidlib.images.decoding import ImageError, load_images
@@ -166,3 +167,12 @@ def test_an_unreadable_image_is_named_and_nothing_is_kept(paths, tmp_path):
     with pytest.raises(ImageError, match="3.png cannot be read"):
         call(paths, tmp_path / "cache")
     assert files_in(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_float32_is_not_rounded_to_tf32_on_a_gpu(monkeypatch, precision):
+    """PyTorch's default for convolutions is TF32, with 10 bits of mantissa."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with autocast(precision, torch.device("cpu")):
+        pass
+    assert torch.backends.cudnn.allow_tf32 is False

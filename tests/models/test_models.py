@@ -406,10 +406,8 @@ def test_a_released_checkpoint_without_heads_is_read():
                   "pam_module.value_conv.weight", "pam_module.value_conv.bias"):  # fmt: skip
         released[f"branches.1.1.{layer}"] = torch.zeros(1)
     ours = {name for name in network.state_dict() if name.startswith("attentive_branch.heads.")}
-    assert set(released_state_dict_to_ours(network, released)) == {
-        *ours,
-        "attentive_branch.reduction.0.weight",
-    }
+    found = {name for name in released_state_dict_to_ours(network, released) if "num_batches" not in name}
+    assert found == {*ours, "attentive_branch.reduction.0.weight"}
 
 
 @pytest.mark.parametrize("modules", [{"cam": True}, {"pam": True}])

@@ -35,7 +35,7 @@ from reidlib.torch_files import CheckpointError
 from reidlib.training import evaluate_checkpoint, fitting
 
 # A quarter of the papers' pixels; float32, so that rounding does not depend on the hardware.
-SIZE = {"height": 192, "width": 64, "precision": "float32", "bootstrap_resamples": 200}
+SIZE = {"height": 192, "width": 64, "bootstrap_resamples": 200}
 SETTINGS = ["--set", *(f"{name}={value}" for name, value in SIZE.items())]
 
 
@@ -433,6 +433,15 @@ def test_wrong_calls_say_one_line_and_write_nothing(call, place, tmp_path, argum
     assert status == 2 and not out
     assert says.replace("FILE", str(file)) in err and len(err.strip().splitlines()) == 1
     assert not (place / "untouched").exists()
+
+
+@pytest.mark.parametrize("setting", ["epochs=3", "precision=bfloat16", "start_from=x.pth", "classes=3"])
+def test_settings_of_training_do_not_go_with_a_checkpoint(call, pfsa_file, setting):
+    """They could not change a score, and would set aside what has been scored."""
+    status, _, err = call("--methods", "pfsa", "--checkpoint", pfsa_file, "--set", setting)
+    assert status == 2 and f"--set {setting.partition('=')[0]} is about training" in err
+    kept = ("embedding_precision=bfloat16", "feature_dim=256", "rerank=False")
+    assert call("--methods", "pfsa", "--checkpoint", pfsa_file, "--dry-run", "--set", *kept)[0] == 0
 
 
 def test_the_default_profile_with_a_checkpoint_is_paper():

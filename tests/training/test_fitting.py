@@ -37,6 +37,7 @@ from reidlib.files import FileError, read_json, write_json
 from reidlib.images.decoding import load_images
 from reidlib.models.networks import model_from_experiment
 from reidlib.run import StaleRunError, read_run
+from reidlib.show import tables
 from reidlib.study.command_line import Request
 from reidlib.study.results import MissingRunError, Study
 from reidlib.study.runs import finished_runs, load_run
@@ -489,15 +490,17 @@ def test_a_run_starts_from_a_file(dataset, cache, tmp_path, released_file):
     trained = dict(run.model().named_parameters())
     moved = max((trained[name] - state[name]).abs().max().item() for name in trained if "class" not in name)
     assert moved < 1e-9
-    record = run.made_from["weights"]
-    assert record["start_from"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert run.made_from["weights"]["start_from"] == digest
+    assert run.metrics["started_from"] == {"file": "model.pth.tar", "sha256": digest}
+    assert f"went on from model.pth.tar (SHA-256 {digest})" in tables.weights_sentence(run)
 
 
 def test_a_file_of_other_people_is_refused_before_anything_is_written(
     dataset, cache, tmp_path, released_file
 ):
     folder = tmp_path / "baseline-seed0"
-    with pytest.raises(CheckpointError, match=r"classifier\.weight \(9, 16\) instead of"):
+    with pytest.raises(CheckpointError, match=r"\(9, 16\) instead of .* set start_classifiers = False"):
         fit(tiny(start_from=str(released_file[0])), dataset, folder, cache=cache)
     assert not folder.exists() or names(folder) == []
 
