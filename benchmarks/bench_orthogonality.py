@@ -2,7 +2,7 @@
 
     python benchmarks/bench_orthogonality.py                       ABD-Net, ResNet-50, batch 8, 384 × 128,
                                                                    both precisions
-    python benchmarks/bench_orthogonality.py --precision float32   one precision; auto is training's default
+    python benchmarks/bench_orthogonality.py --precision float32   one precision (auto: bfloat16 if fast)
     python benchmarks/bench_orthogonality.py --only-reidlib        half the time: no released formulation
     python benchmarks/bench_orthogonality.py --quick               takes seconds: ResNet-18, small images
 

@@ -22,6 +22,7 @@ one step each; times are medians.
 
 import argparse
 import functools
+import itertools
 import statistics
 import tempfile
 import time
@@ -110,7 +111,9 @@ class OurStep:
 
 
 def experiment_of(args: argparse.Namespace, **settings) -> Experiment:
-    settings = {"pretrained": False, "ow_reach": "backbone", "backbone": args.backbone, **settings}
+    # "auto": in bfloat16 where the hardware has it. The profile `paper` itself computes in float32.
+    common = {"pretrained": False, "ow_reach": "backbone", "precision": "auto", "backbone": args.backbone}
+    settings = {**common, **settings}
     return experiment_for("abdnet", batch_size=args.batch, height=args.height, width=args.width, **settings)
 
 
@@ -161,6 +164,7 @@ def bench_curves(args: argparse.Namespace, device: torch.device) -> None:
                     **SMALL,
                     "pretrained": False,
                     "ow_reach": "backbone",
+                    "precision": "auto",
                     "batch_size": 8,
                     "learning_rate": 5e-4,
                 }
@@ -257,9 +261,10 @@ def bench_gpu(args: argparse.Namespace, device: torch.device) -> None:
         f"\n  {'ABD-Net, ' + args.backbone:<28}{'images/s':>10}{'TFLOP/s':>9}{'of peak':>9}"
         f"{'peak GB':>9}{'schedule':>12}"
     )
-    for batch, compiled in [(64, False), (64, True), (128, False), (128, True)]:
+    forms = [(64, False, "float32"), *itertools.product((64, 128), (False, True), ("bfloat16",))]
+    for batch, compiled, precision in forms:
         args.batch = batch
-        experiment = experiment_of(args)
+        experiment = experiment_of(args, precision=precision)
         step = OurStep(experiment, 751, device, compiled)
         images, labels = noise_batch(experiment, device)
         with FlopCounterMode(display=False) as counter:
@@ -270,7 +275,7 @@ def bench_gpu(args: argparse.Namespace, device: torch.device) -> None:
         seconds = statistics.median(times)
         minutes = MARKET_IMAGES * PAPER_EPOCHS / (batch / seconds) / 60
         flops = counter.get_total_flops() / seconds
-        name = f"batch {batch}" + (", compiled" if compiled else "")
+        name = f"batch {batch}, {precision}" + (", compiled" if compiled else "")
         memory = torch.cuda.max_memory_allocated() / 1e9
         print(
             f"  {name:<28}{batch / seconds:10.0f}{flops / 1e12:9.0f}{flops / peak:9.1%}"
