@@ -18,13 +18,13 @@ from bs4.element import PreformattedString
 from conftest import make_noise_images
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from reidlib import errors
 from reidlib.datasets import load_dataset, split_statistics
 from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, write_json
 from reidlib.report import build_report, outside_references
 from reidlib.report.notebook_html import formula, render, without_paths
-from reidlib.show import tables  # noqa: F401  it makes pandas escape the cells of tables
-from reidlib.show import text as show_text
+from reidlib.show import text as show_text  # makes pandas escape the cells of tables, too
 from reidlib.study.results import Study
 from reidlib.study.steps import Step
 
@@ -131,8 +131,8 @@ NAMES = [
 
 
 def as_printed(name: str) -> str:
-    """The name on one line: what cannot be printed is written as in Python."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
+    """What a page shows of a name: the same as a message."""
+    return errors.shown(name)
 
 
 def png(width: float = 5, height: float = 3, values=(1, 3, 2)) -> str:
@@ -444,7 +444,7 @@ def test_names_are_text_in_saved_tables(tmp_path, name):
     source = (study.tables / "table.md").read_text(encoding="utf-8")
     table = body_of(markdown(source)).table
     cells = table.tbody.find_all("td")
-    printed = name.encode(errors="backslashreplace").decode().replace("\0", "")
+    printed = as_printed(" ".join(name.splitlines()))
     assert [cell.get_text().split() for cell in cells] == [printed.split(), ["x_y", "1.5", "[1,", "2]"]]
     assert not any(cell.find_all(True) for cell in cells)
     assert "x_y 1.5 [1, 2]" in source, "what is harmless stays as it is"
