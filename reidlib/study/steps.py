@@ -1,6 +1,7 @@
 """Steps, that is notebooks with parameters: checks the parameters, and chooses steps by name."""
 
 import ast
+import contextlib
 import difflib
 import json
 import re
@@ -58,10 +59,9 @@ class Step:
 def check_parameters(notebook_path: str | Path, parameters: Mapping) -> None:
     """Checks parameters against the notebook's cell that is tagged `parameters`.
 
-    The cell holds `name = literal` or `name: annotation = literal`. It is read without being run. The type of
-    a parameter is its annotation (built-in types, `|`, None, list[…], dict, Literal[…]), or else the type of
-    the literal. An int may stand for a float; a bool may not stand for a number. The default None without an
-    annotation accepts any value.
+    The cell holds lines `name = literal`. It is read without being run. A value must have the literal's type;
+    an int may stand for a float, a list for a tuple, and anything for None. What a value means is checked by
+    the notebook itself (`reidlib.study.parameters`).
 
     Raises:
         ParameterError: the cell does not declare a name, a value has another type, or the cell is missing or
@@ -74,19 +74,15 @@ def check_parameters(notebook_path: str | Path, parameters: Mapping) -> None:
             close = difflib.get_close_matches(str(name), declared, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(declared) or 'none'}."
             raise ParameterError(f"The notebook {notebook_path.name} has no parameter {name!r}: {hint}")
-        annotation, default = declared[name]
-        expected = _type_of(default) if annotation is None else annotation
-        if not _fits(value, expected, notebook_path, name):
-            wanted = ast.unparse(expected).replace("EllipsisType", "anything")
-            message = (
-                f"The parameter {name!r} of {notebook_path.name} must be {wanted}, "
+        if not _fits(value, declared[name]):
+            raise ParameterError(
+                f"The parameter {name!r} of {notebook_path.name} must be {type(declared[name]).__name__}, "
                 f"not {in_short(value)} ({type(value).__name__})."
             )
-            raise ParameterError(message)
 
 
-def _declared_parameters(path: Path) -> dict[str, tuple[ast.expr | None, object]]:
-    """Name → (annotation or None, default value), in the order of the cell."""
+def _declared_parameters(path: Path) -> dict[str, object]:
+    """Name → default value, in the order of the cell."""
     cells = [cell for cell in read_cells(path) if "parameters" in cell.tags]
     if len(cells) != 1:
         raise ParameterError(
@@ -94,59 +90,26 @@ def _declared_parameters(path: Path) -> dict[str, tuple[ast.expr | None, object]
         )
     declared = {}
     for line in ast.parse(cells[0].source).body:
-        target = (
-            line.target
-            if isinstance(line, ast.AnnAssign)
-            else line.targets[0]
-            if isinstance(line, ast.Assign)
-            else None
+        match line:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                with contextlib.suppress(TypeError, ValueError):
+                    declared[name] = ast.literal_eval(value)
+                    continue
+        raise ParameterError(
+            f"Line {line.lineno} of the parameters cell of {path.name} is no `name = literal`: "
+            f"{ast.unparse(line)}"
         )
-        try:
-            declared[target.id] = (getattr(line, "annotation", None), ast.literal_eval(line.value))
-        except (AttributeError, TypeError, ValueError) as error:
-            problem = (
-                f"Line {line.lineno} of the parameters cell of {path.name} is no `name = literal`: "
-                f"{ast.unparse(line)}"
-            )
-            raise ParameterError(problem) from error
     return declared
 
 
-def _type_of(default) -> ast.expr:
-    return ast.Constant(...) if default is None else ast.Name(type(default).__name__)
-
-
-def _fits(value, expected: ast.expr, notebook: Path, name: str) -> bool:
-    def fits(value, expected) -> bool:
-        match expected:
-            case ast.Constant(value=constant):
-                return constant is ... or (constant is None and value is None)
-            case ast.Name(id="float"):
-                return isinstance(value, int | float) and not isinstance(value, bool)
-            case ast.Name(id="int"):
-                return isinstance(value, int) and not isinstance(value, bool)
-            case ast.Name(id="list" | "tuple"):
-                return isinstance(value, list | tuple)
-            case ast.Name(id="str" | "bool" | "dict" as kind):
-                return type(value).__name__ == kind
-            case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-                return fits(value, left) or fits(value, right)
-            case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
-                return any(value == choice and type(value) is type(choice) for choice in _choices(choices))
-            case ast.Subscript(value=ast.Name(id="list"), slice=entry):
-                return isinstance(value, list | tuple) and all(fits(element, entry) for element in value)
-            case ast.Subscript(value=ast.Name(id="dict")):
-                return isinstance(value, dict)
-        raise ParameterError(
-            f"The type of {name!r} in {notebook.name} cannot be checked: {ast.unparse(expected)}"
-        )
-
-    return fits(value, expected)
-
-
-def _choices(node: ast.expr) -> tuple:
-    value = ast.literal_eval(node)
-    return value if isinstance(value, tuple) else (value,)
+def _fits(value: object, default: object) -> bool:
+    if default is None:
+        return True
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, list | tuple):
+        return isinstance(value, list | tuple)
+    return type(value) is type(default)
 
 
 def select(steps: Iterable[Step], only: Iterable[str] = (), start_from: str = "") -> list[Step]:
