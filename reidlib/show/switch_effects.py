@@ -22,7 +22,7 @@ from reidlib.images.augmentation import TrainingImages, draw_augmentation, enlar
 from reidlib.images.decoding import load_images, load_sizes
 from reidlib.images.samplers import epoch_batches
 from reidlib.models.backbone import ReidNetwork
-from reidlib.models.networks import model_from_experiment
+from reidlib.models.networks import FAMILIES, model_from_experiment
 from reidlib.progress import track_progress
 from reidlib.run import Run
 from reidlib.settings import ConfigError
@@ -77,6 +77,7 @@ def untrained_effects(
         for base in bases
     }
     rows = []
+    distances = {(base, network_settings(step.experiment)): step.distances for base, step in of_rows.items()}
     with track_progress(len(chosen), "switches", "switch") as bar:
         for switch in chosen:
             base, own = switch.base, runs[switch.base].experiment
@@ -84,7 +85,15 @@ def untrained_effects(
             steps = {
                 name: of_rows[base]
                 if experiment == own
-                else TrainingStep(experiment, weights[base], dataset, cache, images, seed)
+                else TrainingStep(
+                    experiment,
+                    weights[base],
+                    dataset,
+                    cache,
+                    images,
+                    seed,
+                    distances=distances.get((base, network_settings(experiment))),
+                )
                 for name, experiment in experiments.items()
             }
             for other in switch.others:
@@ -133,8 +142,18 @@ def names_of(switch: Switch, side: str) -> dict[str, str]:
     }
 
 
+def network_settings(experiment: Experiment) -> tuple[Any, ...]:
+    """What decides the embeddings of given weights: experiments that agree in it have the same."""
+    _, settings = FAMILIES[experiment.family]
+    names = ("family", "height", "width", "flip_evaluation", "classes", *settings)
+    return tuple(getattr(experiment, name) for name in names)
+
+
 class TrainingStep:
     """One side of a switch on given weights.
+
+    Args:
+        distances: the result of the same network on these weights, if it is known.
 
     Attributes:
         loss: of one training batch of up to `BATCH` images.
@@ -150,7 +169,10 @@ class TrainingStep:
         cache: Path,
         images: int,
         seed: int,
+        *,
+        distances: np.ndarray | None = None,
     ):
+        self.experiment = experiment
         size = (experiment.height, experiment.width)
         network = network_with_weights(weights, experiment, dataset.num_train_identities, seed)
         rows = epoch_batches(
@@ -162,9 +184,11 @@ class TrainingStep:
             len(rows), *size, torch.Generator().manual_seed(seed), **augmentation_of(experiment)
         )
         batch = TrainingImages(*decoded, torch.device("cpu")).batch(rows, drawn)
-        # Evaluated first: the training step changes the statistics of batch normalisation.
-        shown = load_images(dataset.query.paths, *size, cache=cache)[:images]
-        self.distances = pdist(embed(network, shown, flip=experiment.flip_evaluation, precision="float32"))
+        if distances is None:
+            # Evaluated first: the training step changes the statistics of batch normalisation.
+            shown = load_images(dataset.query.paths, *size, cache=cache)[:images]
+            distances = pdist(embed(network, shown, flip=experiment.flip_evaluation, precision="float32"))
+        self.distances = distances
         torch.manual_seed(seed)
         network.cpu().train()
         for module in network.modules():
