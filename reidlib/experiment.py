@@ -220,6 +220,7 @@ class Experiment(Housekeeping, ScoringSettings, TrainingSettings):
                 "of_weight penalises ABD-Net's feature maps, which the pfsa networks do not have: leave it 0."
             )
         self._check_branches()
+        self._check_rows()
         if self.report_epoch == "best_on_test" and not self.score_test_every:
             raise ConfigError(
                 "report_epoch = 'best_on_test' needs score_test_every of 1 or more: no epoch is scored "
@@ -283,6 +284,23 @@ class Experiment(Housekeeping, ScoringSettings, TrainingSettings):
             raise ConfigError(
                 f"of_positions = {self.of_positions} names no feature map of this network: of_weight would "
                 f"have no effect. It has {', '.join(name for name in OF_POSITIONS if name in there)}."
+            )
+
+    def _check_rows(self) -> None:
+        """The last feature map must have rows enough for the stripes, or for the parts."""
+        rows = self.height
+        # Halved twice by the stem, and by layer2, layer3 and, with last_stride 2, layer4.
+        for _ in range(3 + self.last_stride):
+            rows = -(-rows // 2)
+        if self.family == "abdnet" and self.attentive_branch and rows % self.stripes:
+            raise ConfigError(
+                f"stripes = {self.stripes} cannot share the {rows} rows of the last feature map evenly. They "
+                f"come from height = {self.height} and last_stride = {self.last_stride}: change one of these."
+            )
+        if self.family == "pfsa" and rows < self.parts:
+            raise ConfigError(
+                f"parts = {self.parts} are more than the {rows} rows of the last feature map. They come from "
+                f"height = {self.height} and last_stride = {self.last_stride}: change one of these."
             )
 
     @property

@@ -136,6 +136,10 @@ def test_an_int_given_for_a_float_is_stored_as_a_float():
             {"triplet_weight": 0.1, "images_per_identity": 8, "batch_size": 8},
             "the triplet loss needs two",
         ),
+        ({"stripes": 5}, "stripes = 5 cannot share the 24 rows of the last feature map evenly"),
+        ({"height": 383, "last_stride": 2, "stripes": 5}, "share the 12 rows"),
+        ({"family": "pfsa", "parts": 25}, "parts = 25 are more than the 24 rows"),
+        ({"family": "pfsa", "parts": 13, "last_stride": 2}, "parts = 13 are more than the 12 rows"),
         ({"validate_every": 2}, "validation_identities of 1 or more"),
         ({"report_epoch": "best_on_validation"}, "validation_identities and validate_every of 1 or more"),
         (
@@ -163,6 +167,9 @@ def test_with_the_missing_setting_an_impossible_combination_is_possible():
     assert Experiment(triplet_weight=0.1, images_per_identity=8, batch_size=16).triplet_weight
     assert Experiment(of_weight=1e-6, of_positions=("pam",), pam=True).of_positions == ("pam",)
     assert Experiment(of_positions=["cam"]).of_positions == ("cam",), "without a weight nothing acts"
+    assert Experiment(stripes=5, attentive_branch=False).stripes == 5, "no map is cut"
+    assert Experiment(height=383, stripes=24).stripes == 24 and Experiment(height=369, stripes=24).height
+    assert Experiment(family="pfsa", parts=24).parts == 24
     assert Experiment(validate_every=2, validation_identities=4).validate_every == 2
     assert Experiment(validation_identities=4).validate_every == 0, "looked at after the last epoch only"
     assert Experiment(batch_size=8, processes=4, sync_batch_norm=True).processes == 4
