@@ -37,7 +37,7 @@ from reidlib.show.text import (
 from reidlib.statistics import holm, interval_columns, seed_summary
 from reidlib.switches import LEFT_OUT, RELEASED, SWITCHES
 
-ONE_SEED = "one seed: over people only"
+ONE_SEED = "one seed"
 
 RunsByDataset = Mapping[str, Sequence[Run]]  # data set → the finished runs of one profile
 
@@ -198,10 +198,10 @@ def effects_table(runs: Sequence[Run], reference: str) -> pd.DataFrame:
     """Each method against the reference method, by `paired_effect` over the seeds that both have.
 
     Returns:
-        Columns method, seeds ("0, 1"), "rank-1 difference [95 %]", "mAP difference [95 %]" (points, intervals
-        over people), "mAP by seed" (of one seed: that the interval is over people only), "p (Holm)"
-        (two-sided, for mAP, Holm-corrected over the table's rows) and verdict (see `paired.verdict`). Empty
-        if no other method has a seed of the reference.
+        Columns method, seeds ("seeds 0, 1"), "rank-1 difference [95 %]", "mAP difference [95 %]" (points,
+        intervals over people), "mAP by seed" ("one seed" if there is only one), "p (Holm)" (two-sided, for
+        mAP, Holm-corrected over the table's rows) and verdict (see `paired.verdict`). Empty if no other
+        method has a seed of the reference.
     """
     of_method = by_method(runs)
     bases = {run.seed: run for run in of_method.pop(reference, [])}
@@ -216,7 +216,7 @@ def effects_table(runs: Sequence[Run], reference: str) -> pd.DataFrame:
         rows.append(
             {
                 "method": METHODS[method].title,
-                "seeds": ", ".join(str(run.seed) for run in paired),
+                "seeds": seeds_in_words(paired),
                 "rank-1 difference [95 %]": effect_points(effect.rank1),
                 "mAP difference [95 %]": effect_points(effect.mean_ap),
                 "mAP by seed": by_seed if len(paired) > 1 else ONE_SEED,

@@ -271,7 +271,7 @@ def test_effects_are_differences_of_means_by_hand(study):
     assert table.loc[0, "mAP difference [95 %]"] == "+20.0 [+20.0, +20.0]"
     # p: two of the 2¹⁰ swaps of people are as extreme, so 2 / 1024.
     assert (table.loc[0, "p (Holm)"], table.loc[0, "verdict"]) == ("0.002", "differs (one seed)")
-    assert (table.loc[0, "seeds"], table.loc[0, "mAP by seed"]) == ("0", "one seed: over people only")
+    assert (table.loc[0, "seeds"], table.loc[0, "mAP by seed"]) == ("seed 0", "one seed")
     sentence = tables.effects_sentence(table, "baseline")
     assert "1 of 1 rows can be told apart from Baseline (XE)" in sentence
     assert (
@@ -288,11 +288,11 @@ def test_effects_pair_equal_seeds_and_average_the_differences(study):
         fabricate(study, "baseline+cam", value, seed=seed)
     table = tables.effects_table(finished_runs(study), "baseline").set_index("method")
     found = table.loc["ABD-Net"]
-    assert (found["seeds"], found["mAP by seed"]) == ("0, 1", "+10.0, +14.0")
+    assert (found["seeds"], found["mAP by seed"]) == ("seeds 0, 1", "+10.0, +14.0")
     assert found["mAP difference [95 %]"] == "+12.0 [+12.0, +12.0]"
     assert found["p (Holm)"] == "0.006", "2 of 2¹⁰ swaps of people, for three rows"
     assert found["verdict"] == "varies with the seed", "over seeds the interval is -13.4 to 37.4"
-    assert table.loc["Baseline (XE) + PAM", "mAP by seed"] == "one seed: over people only"
+    assert table.loc["Baseline (XE) + PAM", "mAP by seed"] == "one seed"
     # 10, 11 and 9 points: the mean is 10, its interval over seeds 7.5 to 12.5
     assert table.loc["Baseline (XE) + CAM", ["mAP by seed", "verdict"]].tolist() == [
         "+10.0, +11.0, +9.0", "differs",
@@ -321,7 +321,7 @@ def test_effects_are_signed_ordered_and_of_the_same_seed(study):
     ]
     table = tables.effects_table(runs, "baseline")
     assert table["method"].tolist() == ["Baseline (XE) + PAM", "ABD-Net"]
-    assert table["seeds"].tolist() == ["0", "0"]
+    assert table["seeds"].tolist() == ["seed 0", "seed 0"]
     assert table["mAP difference [95 %]"].tolist() == ["+0.0 [+0.0, +0.0]", "-30.0 [-30.0, -30.0]"]
     assert table["verdict"].tolist() == ["indistinguishable", "differs (one seed)"]
     assert table["p (Holm)"].tolist() == ["1.000", "0.004"]  # 2 / 1024, doubled for two rows
