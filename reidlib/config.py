@@ -93,7 +93,7 @@ VARIANTS: dict[str, Method] = {
         side.settings,
     )
     for switch in SWITCHES
-    if switch.effect == "training"
+    if switch.is_trained
     for name, side in switch.sides.items()
 }
 
@@ -149,7 +149,7 @@ def trained_switches(profile: str) -> tuple[str, ...]:
     return tuple(
         switch.name
         for switch in SWITCHES
-        if switch.effect == "training" and (profile == "paper" or not switch.of_schedule)
+        if switch.effect == "training" or (switch.effect == "schedule" and profile == "paper")
     )
 
 

@@ -15,7 +15,10 @@ from functools import partial
 from typing import Any, Literal
 
 RELEASED = "as-released"  # every other side is compared with this one
-Effect = Literal["training", "evaluation", "log", "none"]
+# training: all sides must be trained. schedule: so must they, and they change the papers' schedule; the other
+# profiles have one of their own and cannot show this. scoring: one run's weights are scored in all ways. log:
+# only the logged loss differs. none: there is no setting.
+Effect = Literal["training", "schedule", "scoring", "log", "none"]
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,13 @@ class Switch:
     sides: Mapping[str, Side]  # name, part of the variants' names → side; RELEASED is one of them
     here: str  # the side that this study takes, and why if it is not the released one
     base: str  # the row whose settings the switch changes
-    # training: all sides must be trained; evaluation: one run's weights are scored in all ways; log: only the
-    # logged loss differs; none: there is no setting.
     effect: Effect = "training"
-    # The sides change the papers' schedule. The other profiles have one of their own and cannot show this.
-    of_schedule: bool = False
     weak: str = ""  # why its source is weak, if it is
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its sides have to be trained to be compared."""
+        return self.effect in ("training", "schedule")
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -67,7 +71,6 @@ def _switch(
     other: str = "as-written",
     here: str = "as released",
     effect: Effect = "training",
-    of_schedule: bool = False,
     weak: str = "",
     **settings: tuple[Any, Any],
 ) -> Switch:
@@ -80,7 +83,7 @@ def _switch(
     """
     one, two = ({setting: pair[i] for setting, pair in settings.items()} for i in (0, 1))
     sides = {other: Side(written, one), RELEASED: Side(released, two)}
-    return Switch(paper, number, name, what, sides, here, base, effect, of_schedule, weak)
+    return Switch(paper, number, name, what, sides, here, base, effect, weak)
 
 
 _abdnet = partial(_switch, "ABD-Net", "abdnet")
@@ -197,7 +200,7 @@ _ABDNET = (
         written="60, with every term from the start",
         released="80, O.F. from epoch 23 on",
         weak="one reader's notes",
-        of_schedule=True,
+        effect="schedule",
         epochs=(60, 80),
         of_start_epoch=(0, 23),
     ),
@@ -270,7 +273,7 @@ _ABDNET = (
         written="in autocast",
         released="float32",
         here="as released in the profile paper; the small profiles take bfloat16 where the hardware has it",
-        effect="evaluation",
+        effect="scoring",
         embedding_precision=("bfloat16", "float32"),
     ),
     _abdnet(
@@ -343,7 +346,7 @@ _PFSA = (
         written="150, for the released weights",
         released="100, the README's command",
         weak="a reader's report in HRanWang/Spatial-Re-Scaling issue 9",
-        of_schedule=True,
+        effect="schedule",
         epochs=(150, 100),
         milestones=((40, 80, 120), (40, 80)),
     ),
@@ -383,7 +386,7 @@ _PFSA = (
         released="the call of re-ranking is commented out",
         here="both are given",
         rerank=(True, False),
-        effect="evaluation",
+        effect="scoring",
     ),
     _pfsa(
         "–",
@@ -402,7 +405,7 @@ _PFSA = (
         released="any: 2/3 is 0 under Python 2; in half precision",
         rerank_merge_threshold=(2 / 3, 0.0),
         rerank_half_precision=(False, True),
-        effect="evaluation",
+        effect="scoring",
     ),
 )
 

@@ -286,7 +286,7 @@ every_switch = pytest.mark.parametrize(
     "switch", [pytest.param(switch, id=switch.name) for switch in SWITCHES]
 )
 every_trained_switch = pytest.mark.parametrize(
-    "switch", [pytest.param(switch, id=switch.name) for switch in SWITCHES if switch.effect == "training"]
+    "switch", [pytest.param(switch, id=switch.name) for switch in SWITCHES if switch.is_trained]
 )
 
 # Switches whose row is not the released side under the papers' settings, with a word of the reason they give.
@@ -313,7 +313,7 @@ def test_variants_are_the_sides_of_every_trained_switch():
     names = [switch.name for switch in SWITCHES]
     assert len(set(names)) == len(names)
     assert list(VARIANTS) == [
-        f"{s.base}.{s.name}.{side}" for s in SWITCHES if s.effect == "training" for side in s.sides
+        f"{s.base}.{s.name}.{side}" for s in SWITCHES if s.is_trained for side in s.sides
     ]
     assert not set(VARIANTS) & set(METHODS)
     titles = [title_of(name) for name in (*METHODS, *VARIANTS)]
@@ -381,7 +381,7 @@ def test_the_default_is_the_released_side_except_where_the_switch_says_why(switc
 @pytest.mark.parametrize("profile", PROFILES)
 @every_trained_switch
 def test_a_variant_differs_from_its_row_only_by_its_switch(switch, profile):
-    if switch.of_schedule and profile != "paper":
+    if switch.effect == "schedule" and profile != "paper":
         assert switch.name not in trained_switches(profile)
         return
     row = experiment_for(switch.base, profile=profile)
@@ -404,7 +404,7 @@ def test_a_variant_differs_from_its_row_only_by_its_switch(switch, profile):
 @every_trained_switch
 def test_one_side_of_a_switch_is_the_row(switch, profile):
     """The exceptions are in the small profiles, see SIDES_OF_NO_ROW."""
-    if switch.of_schedule and profile != "paper":
+    if switch.effect == "schedule" and profile != "paper":
         return
     sides = {run_of(switch, side, profile) for side in switch.sides}
     assert (switch.base in sides) == (profile == "paper" or switch.name not in SIDES_OF_NO_ROW)
@@ -433,10 +433,12 @@ def test_the_switch_for_all_at_once_is_the_sum_of_its_switches():
 
 def test_switches_of_each_profile():
     assert PROFILES["smoke"].switches == ("ow-reach",) and PROFILES["demo"].switches == ()
-    trained = [switch for switch in SWITCHES if switch.effect == "training"]
+    trained = [switch for switch in SWITCHES if switch.is_trained]
     assert PROFILES["paper"].switches == tuple(switch.name for switch in trained)
-    assert PROFILES["full"].switches == tuple(switch.name for switch in trained if not switch.of_schedule)
-    assert {switch.name for switch in trained if switch.of_schedule} == {"second-stage", "epochs"}
+    assert PROFILES["full"].switches == tuple(
+        switch.name for switch in trained if switch.effect == "training"
+    )
+    assert {switch.name for switch in trained if switch.effect == "schedule"} == {"second-stage", "epochs"}
     for profile in PROFILES:
         for name in PROFILES[profile].switches:
             (switch,) = (switch for switch in SWITCHES if switch.name == name)

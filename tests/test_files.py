@@ -77,7 +77,8 @@ def test_a_place_that_can_be_written_passes_and_stays_unmade(tmp_path):
 
 def test_a_full_disk_is_said_and_the_old_file_stays(tmp_path):
     path = write_atomically(tmp_path / "x.txt", "old")
-    with pytest.raises(FileError, match=r"x\.txt cannot be written \(No space left on device\)"):  # noqa: SIM117
+    full = pytest.raises(FileError, match=r"x\.txt cannot be written \(No space left on device\)")
+    with full:  # noqa: SIM117
         with replacing(path) as temporary:
             temporary.write_text("half")
             raise OSError(28, "No space left on device")

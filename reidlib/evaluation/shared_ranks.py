@@ -12,20 +12,17 @@ from reidlib.evaluation.distance_blocks import Array, Labels, embedding_blocks, 
 
 
 def average_precision_with_shared_ranks(
-    query_embeddings: Array,
-    gallery_embeddings: Array,
-    query_ids: Array,
-    gallery_ids: Array,
-    query_cameras: Array,
-    gallery_cameras: Array,
-    *,
-    memory_budget_mb: float = 512,
+    query_embeddings: Array, gallery_embeddings: Array, labels: Labels, *, memory_budget_mb: float = 512
 ) -> np.ndarray:
     """(Q,) average precision of each query; NaN for queries without a match.
 
-    Arguments, errors and removed images are those of `retrieval_metrics`.
+    Distances, errors and removed images are those of `retrieval_metrics`.
+
+    Args:
+        query_embeddings: (Q, D).
+        gallery_embeddings: (G, D).
+        labels: their identities and cameras.
     """
-    labels = Labels(query_ids, gallery_ids, query_cameras, gallery_cameras)
     average_precision = np.full(labels.num_queries, np.nan)
     blocks = embedding_blocks(query_embeddings, gallery_embeddings, labels, memory_budget_mb, None)
     for start, block in blocks:

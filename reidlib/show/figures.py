@@ -453,7 +453,7 @@ def switch_panels(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) ->
             write_in(scores, positions[side], row["verdict"])
         for axis in (gradients, distances) if side not in drawn else ():
             write_in(
-                axis, positions[side], "no change" if row["about"] == "training" else f"{row['about']} only"
+                axis, positions[side], "no change" if row["effect"] == "training" else f"{row['effect']} only"
             )
     gradients.set(
         xlim=(min([0, *untrained["gradient_cosine"]]) - 0.05, 1.05), ylim=(-0.6, len(effects) - 0.4)

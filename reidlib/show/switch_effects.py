@@ -13,6 +13,7 @@ from scipy.spatial.distance import pdist
 from reidlib.config import run_of
 from reidlib.datasets.types import ReidDataset
 from reidlib.devices import autocast
+from reidlib.evaluation.distance_blocks import Labels
 from reidlib.evaluation.embedding import embed, embed_test_set
 from reidlib.evaluation.ranking import people_and_cameras, rank
 from reidlib.evaluation.scoring import per_query, rerank
@@ -69,7 +70,7 @@ def untrained_effects(
         parameters that both have; gradient_ratio of their norms (that side / released); distance_change, the
         relative root-mean-square change of the distances between query images.
     """
-    chosen = [switch for switch in SWITCHES if switch.effect == "training" and switch.base in runs]
+    chosen = [switch for switch in SWITCHES if switch.is_trained and switch.base in runs]
     bases = dict.fromkeys(switch.base for switch in chosen)
     weights = {base: runs[base].model().state_dict() for base in bases}
     of_rows = {
@@ -125,11 +126,7 @@ def possible_sides(own: Experiment, switch: Switch) -> dict[str, Experiment]:
 
 
 def names_of(switch: Switch, side: str) -> dict[str, str]:
-    """The columns that name a side's comparison with the released one.
-
-    about: what the switch changes: training, scoring or schedule.
-    """
-    about = "scoring" if switch.effect == "evaluation" else "schedule" if switch.of_schedule else "training"
+    """The columns that name a side's comparison with the released one."""
     what = switch.what if len(switch.others) == 1 else f"{switch.what}: {side.replace('-', ' ')}"
     return {
         "paper": switch.paper,
@@ -138,7 +135,7 @@ def names_of(switch: Switch, side: str) -> dict[str, str]:
         "side": side,
         "what": what,
         "base": switch.base,
-        "about": about,
+        "effect": switch.effect,
     }
 
 
@@ -292,21 +289,25 @@ def trained_effects(
         cache: folder of decoded images and embeddings.
 
     Returns:
-        One row for each side that is not the released one: paper, number, name, side, what, base, about (see
-        `names_of`); seeds (how many have both sides); rank1 and map of the released side (fractions, means
+        One row for each side that is not the released one: paper, number, name, side, what, base, effect (of
+        the switch); seeds (how many have both sides); rank1 and map of the released side (fractions, means
         over seeds); rank1_difference, map_difference, each with _low and _high (95 %); map_by_seed (list); p
         (two-sided, of mAP, Holm-corrected over the rows that were run); verdict (`paired.verdict`, "noise",
         or why there is nothing to compare). NaN if a side was not run.
     """
     rows, known = [], {(run.method, run.seed): run for run in runs}
-    chosen = [switch for switch in SWITCHES if switch.effect in ("training", "evaluation")]
+    chosen = [switch for switch in SWITCHES if switch.is_trained or switch.effect == "scoring"]
     for switch in chosen:
         for side in switch.others:
-            runs_of = _RunsOf(switch, side, profile, overrides or {})
-            pairs = [sides for seed in seeds if (sides := _sides(known, dataset, runs_of, seed, cache))]
-            row = {**names_of(switch, side), "verdict": runs_of.nothing}
+            methods, nothing = _compared_methods(switch, side, profile, overrides or {})
+            pairs = []
+            for seed in seeds if methods else ():
+                found = tuple(known.get((method, seed)) for method in methods)
+                pairs.append(_sides(found, dataset, switch, side, cache))
+            pairs = [pair for pair in pairs if pair]
+            row = {**names_of(switch, side), "verdict": nothing}
             rows.append({**row, "seeds": len(pairs), **(_effect(pairs) if pairs else {})})
-    columns = ["paper", "number", "name", "side", "what", "base", "about", "verdict"]
+    columns = ["paper", "number", "name", "side", "what", "base", "effect", "verdict"]
     columns += ["seeds", "rank1", "map"]
     columns += [f"{key}_difference{bound}" for key in ("rank1", "map") for bound in ("", "_low", "_high")]
     frame = pd.DataFrame(rows, columns=[*columns, "map_by_seed", "p"])
@@ -331,36 +332,43 @@ def _verdict(row: pd.Series, noise: float) -> str:
     return verdict(row["p"], row["map_difference"], row["map_by_seed"], noise)
 
 
-class _RunsOf:
-    """The rows or variants whose runs show a side of a switch and the released side."""
+def runs_of_rows(runs: Sequence[Run], seed: int) -> dict[str, Run]:
+    """Row → its run of this seed, for the rows that switches change."""
+    rows = {switch.base for switch in SWITCHES}
+    return {run.method: run for run in runs if run.seed == seed and run.method in rows}
 
-    def __init__(self, switch: Switch, side: str, profile: str, overrides: Mapping[str, Any]):
-        self.switch, self.side = switch, side
-        self.methods: tuple[str, ...] = ()
-        self.nothing = NOT_RUN  # why there is nothing to compare, if so
-        if switch.effect == "training" and (profile == "paper" or not switch.of_schedule):
-            try:
-                self.methods = tuple(run_of(switch, name, profile, **overrides) for name in (side, RELEASED))
-            except ConfigError:
-                self.nothing = IMPOSSIBLE
-            if len(set(self.methods)) == 1:
-                self.nothing = SAME_HERE
+
+def _compared_methods(
+    switch: Switch, side: str, profile: str, overrides: Mapping[str, Any]
+) -> tuple[tuple[str, str] | None, str]:
+    """The two rows or variants whose runs show a side and the released one.
+
+    None if there are no two, with the reason; the reason is `NOT_RUN` as long as they have no runs.
+    """
+    if switch.effect == "scoring":
+        return (switch.base, switch.base), NOT_RUN
+    if switch.effect == "schedule" and profile != "paper":
+        return None, NOT_RUN
+    try:
+        other, released = (run_of(switch, name, profile, **overrides) for name in (side, RELEASED))
+    except ConfigError:
+        return None, IMPOSSIBLE
+    return (None, SAME_HERE) if other == released else ((other, released), NOT_RUN)
 
 
 def _sides(
-    runs: Mapping[tuple[str, int], Run], dataset: ReidDataset, runs_of: _RunsOf, seed: int, cache: Path
+    runs: tuple[Run | None, Run | None], dataset: ReidDataset, switch: Switch, side: str, cache: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame] | None:
-    """The queries of a side and of the released one, or None if one was not run or both are one run."""
-    switch = runs_of.switch
-    if switch.effect == "evaluation":
-        run = runs.get((switch.base, seed))
-        both = (switch.sides[name].settings for name in (runs_of.side, RELEASED))
-        return run and tuple(_scored_again(run, dataset, settings, cache) for settings in both)
-    found = [runs.get((method, seed)) for method in runs_of.methods]
-    if None in found or len(set(runs_of.methods)) < 2:
+    """The queries of a side and of the released one, or None if one was not run."""
+    other, released = runs
+    if other is None or released is None:
         return None
-    other, released = found
-    return other.queries, released.queries
+    if switch.effect != "scoring":
+        return other.queries, released.queries
+    return tuple(
+        _scored_again(run, dataset, switch.sides[name].settings, cache)
+        for run, name in zip(runs, (side, RELEASED), strict=True)
+    )
 
 
 def _scored_again(run: Run, dataset: ReidDataset, settings: Mapping[str, Any], cache: Path) -> pd.DataFrame:
@@ -445,7 +453,8 @@ def switch_sentence(effects: pd.DataFrame) -> str:
 
 def ties_sentence(run: Run, dataset: ReidDataset) -> str:
     """How much mAP changes if gallery images at the same distance share a rank, as in scikit-learn."""
-    shared = average_precision_with_shared_ranks(*run.embeddings.values(), *people_and_cameras(dataset))
+    labels = Labels(*people_and_cameras(dataset))
+    shared = average_precision_with_shared_ranks(run.embeddings["query"], run.embeddings["gallery"], labels)
     change = np.abs(shared - run.queries["average_precision"].to_numpy(float))
     moved = int((change > 1e-6).sum())
     return (

@@ -232,7 +232,8 @@ def report(tmp_path_factory) -> Path:
 # Whatever of this a browser takes for its own is seen: it runs a script, asks for a file, or leaves.
 TRAPS = """
 <script>window.ran = 1</script><svg onload="window.ran = 1"></svg><details open ontoggle="window.ran = 1">
-<img src="https://example.org/a.png" onerror="window.ran = 1"><link rel=stylesheet href="https://example.org/b">
+<img src="https://example.org/a.png" onerror="window.ran = 1">
+<link rel=stylesheet href="https://example.org/b">
 <style>@import "https://example.org/c"; @font-face { font-family: x; src: url(https://example.org/d) }</style>
 <iframe src="https://example.org/e"></iframe><video autoplay src="https://example.org/f"></video>
 <p style="background: url(https://example.org/g)">x</p><object data="https://example.org/h"></object>

@@ -209,7 +209,7 @@ def untrained_and_effects():
             "map_difference_high",
             "verdict",
         ],
-    ).assign(side="as-written", about=["training"] * 3 + ["scoring"])
+    ).assign(side="as-written", effect=["training"] * 3 + ["scoring"])
     return untrained.assign(side="as-written"), effects
 
 
@@ -253,7 +253,7 @@ def test_switch_panels_have_a_row_for_each_side():
     """Sides of one switch do not fall onto one row; what is not drawn says why."""
     untrained, effects = untrained_and_effects()
     effects.loc[2, ["name", "side", "verdict"]] = ["sign", "one-branch", "the same with these settings"]
-    effects.loc[1, "about"] = "schedule"
+    effects.loc[1, "effect"] = "schedule"
     untrained = untrained.iloc[[0, 2]].assign(name="sign", side=["as-written", "one-branch"])
     gradients, _, scores = drawn(figures.switch_panels(untrained, effects, "t")).axes
     assert [line.get_ydata()[0] for line in gradients.lines if line.get_marker() == "o"] == [3, 1]

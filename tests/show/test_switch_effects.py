@@ -130,9 +130,7 @@ NOTHING_IN_A_STEP = (
 
 def test_every_side_that_changes_a_step_is_compared_once_with_the_released_one(effects, runs, seen):
     """The epoch reported, the warm-up and the schedule change no single step: nothing is measured of them."""
-    sides = [
-        (switch.name, side) for switch in SWITCHES if switch.effect == "training" for side in switch.others
-    ]
+    sides = [(switch.name, side) for switch in SWITCHES if switch.is_trained for side in switch.others]
     assert set(NOTHING_IN_A_STEP) < set(sides)
     assert list(zip(effects["name"], effects["side"], strict=True)) == [
         side for side in sides if side not in NOTHING_IN_A_STEP
@@ -387,7 +385,7 @@ def test_without_runs_every_switch_is_not_run(made_up, crowd):
     shown = [
         (switch.name, side, switch.base)
         for switch in SWITCHES
-        if switch.effect in ("training", "evaluation")
+        if switch.effect in ("training", "schedule", "scoring")
         for side in switch.others
     ]
     assert list(effects[["name", "side", "base"]].itertuples(index=False, name=None)) == shown
