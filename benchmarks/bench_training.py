@@ -1,7 +1,9 @@
-"""A whole training step of ABD-Net beside a plain float32 formulation: time, loss curves, and a GPU's table.
+"""Training steps timed: ABD-Net's beside a plain float32 formulation, the demo's beside its former backward.
 
     python benchmarks/bench_training.py               the step: ResNet-50, batch 8, 384 × 128, O.W. on all 63
                                                       convolutions
+    python benchmarks/bench_training.py --demo        the demo's step, and its weight gradients by shape, both
+                                                      ways; one thread, as each of the demo's processes
     python benchmarks/bench_training.py --compile     also with torch.compile of the network
     python benchmarks/bench_training.py --curves      200 steps on small images of synthetic people, both
                                                       forms, three seeds
@@ -15,6 +17,8 @@
   and every convolution, and leave its gradient to autograd.
 - reidlib: the step of training, with channels_last, bfloat16 autocast where the hardware has it, fused Adam
   and no Gram matrix.
+- Former (--demo): the same step with the library's weight gradients (see
+  `reidlib/training/wide_convolutions.py`) and an optimiser that copies channels-last tensors.
 
 Both have the same network, start weights, images and labels, and log the loss every step. They take turns,
 one step each; times are medians.
@@ -47,8 +51,26 @@ from reidlib.losses import batch_hard_triplet, cross_entropy, orthogonality_targ
 from reidlib.models.networks import model_from_experiment
 from reidlib.progress import track_progress
 from reidlib.training.epoch import Learner, augmentation_of
+from reidlib.training.wide_convolutions import WideConv2d, matrix_units, pays, unfolded
 
 MARKET_IMAGES, PAPER_EPOCHS = 12_936, 90  # Market-1501's training set; 10 epochs of warm-up and 80 more
+DEMO_METHODS = ("baseline", "abdnet", "pfsa")
+# Convolutions of the demo (batch 32) and of ABD-Net at full size (batch 8): batch, C, O, H, W, k.
+DEMO_SHAPES = (
+    (32, 512, 512, 8, 4, 3),
+    (32, 256, 512, 8, 4, 3),
+    (32, 256, 256, 8, 4, 3),
+    (32, 128, 128, 16, 8, 3),
+    (32, 64, 64, 32, 16, 3),
+    (32, 512, 256, 8, 4, 1),
+    (8, 1024, 512, 12, 8, 3),
+    (8, 512, 512, 24, 8, 3),
+    (8, 1024, 2048, 24, 8, 1),
+)
+CPU_FEATURES = {
+    "AVX-512 bfloat16": torch.cpu._is_avx512_bf16_supported,
+    "AMX": matrix_units,
+}
 SMALL = {
     "backbone": "resnet18",
     "height": 96,
@@ -110,6 +132,22 @@ class OurStep:
         return self.learner.step(images, labels, self.experiment.epochs)
 
 
+class FormerStep(OurStep):
+    """The step as it was before: the library's weight gradients, and Adam on channels-last parameters."""
+
+    def __init__(self, experiment: Experiment, classes: int, device: torch.device):
+        super().__init__(experiment, classes, device)
+        for module in self.model.modules():
+            if isinstance(module, WideConv2d):
+                module.__class__ = torch.nn.Conv2d
+        parameters = self.learner.parameters
+        for group in self.learner.optimizer.param_groups:
+            group["params"], parameters = (
+                parameters[: len(group["params"])],
+                parameters[len(group["params"]) :],
+            )
+
+
 def experiment_of(args: argparse.Namespace, **settings) -> Experiment:
     # "auto": in bfloat16 where the hardware has it. The profile `paper` itself computes in float32.
     common = {"pretrained": False, "ow_reach": "backbone", "precision": "auto", "backbone": args.backbone}
@@ -119,7 +157,7 @@ def experiment_of(args: argparse.Namespace, **settings) -> Experiment:
 
 def noise_batch(experiment: Experiment, device: torch.device) -> tuple[Tensor, Tensor]:
     images = torch.randn(experiment.batch_size, 3, experiment.height, experiment.width, device=device)
-    labels = torch.arange(experiment.batch_size, device=device) // experiment.images_per_identity
+    labels = torch.arange(experiment.batch_size, device=device) // max(experiment.images_per_identity, 1)
     return images.contiguous(memory_format=torch.channels_last), labels
 
 
@@ -146,6 +184,47 @@ def bench_step(args: argparse.Namespace, device: torch.device) -> None:
     for name, seconds in timed.items():
         print(
             f"  {name:<32}{seconds:9.3f}{args.batch / seconds:10.2f}{timed['plain float32'] / seconds:13.2f}"
+        )
+
+
+def bench_demo(args: argparse.Namespace, device: torch.device) -> None:
+    torch.set_num_threads(1)
+    features = [name for name, there in CPU_FEATURES.items() if there()]
+    print(f"one thread; processor with {', '.join(features) or 'none of ' + ', '.join(CPU_FEATURES)}")
+    print(f"\n  {'step of the demo':<24}{'former':>12}{'now':>12}{'former / now':>14}")
+    for method in DEMO_METHODS:
+        experiment = experiment_for(method, profile="demo", dataset="synthetic")
+        images, labels = noise_batch(experiment, device)
+        forms = {"former": FormerStep(experiment, 120, device), "now": OurStep(experiment, 120, device)}
+        calls = {name: functools.partial(form, images, labels) for name, form in forms.items()}
+        former, now = in_turns(calls, args.steps, device).values()
+        print(f"  {method:<24}{former * 1e3:9.0f} ms{now * 1e3:9.0f} ms{former / now:14.2f}")
+    print(f"\n  {'weight gradient, bfloat16':<36}{'library':>11}{'product':>11}{'ratio':>8}  taken")
+    for batch, channels, out, height, width, kernel in DEMO_SHAPES:
+        x = (
+            torch.randn(batch, channels, height, width)
+            .bfloat16()
+            .contiguous(memory_format=torch.channels_last)
+        )
+        weight = torch.randn(out, channels, kernel, kernel).bfloat16()
+        gradient = torch.randn(batch, out, height, width).bfloat16()
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        padding = (kernel // 2, kernel // 2)
+        settings = (None, (1, 1), padding, (1, 1), False, (0, 0), 1, (False, True, False))
+        library = functools.partial(torch.ops.aten.convolution_backward, gradient, x, weight, *settings)
+        rows = gradient.permute(0, 2, 3, 1).reshape(-1, out)
+
+        def product(
+            x: Tensor = x, rows: Tensor = rows, kernel: int = kernel, padding: tuple = padding
+        ) -> None:
+            rows.mT @ unfolded(x, kernel, padding)
+
+        seconds = in_turns({"library": library, "product": product}, args.steps, device)
+        taken = "product" if pays(kernel, channels, batch * height * width, matrix_units()) else "library"
+        name = f"{kernel}×{kernel}, {channels} → {out} on {height} × {width}, batch {batch}"
+        print(
+            f"  {name:<36}{seconds['library'] * 1e3:8.2f} ms{seconds['product'] * 1e3:8.2f} ms"
+            f"{seconds['library'] / seconds['product']:8.2f}  {taken}"
         )
 
 
@@ -323,6 +402,9 @@ def main() -> None:
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile of the network as a further form"
     )
+    parser.add_argument(
+        "--demo", action="store_true", help="the demo's step beside its former backward, on one thread"
+    )
     parser.add_argument("--curves", action="store_true", help="loss curves in place of the step's time")
     parser.add_argument("--curve-steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3, help="of the loss curves")
@@ -348,7 +430,7 @@ def main() -> None:
             "training computes in "
             + ("bfloat16 autocast" if torch.is_autocast_enabled(device.type) else "float32")
         )
-    chosen = {"gpu": bench_gpu, "curves": bench_curves, "attention": bench_attention}
+    chosen = {"demo": bench_demo, "gpu": bench_gpu, "curves": bench_curves, "attention": bench_attention}
     bench = next((bench for name, bench in chosen.items() if getattr(args, name)), bench_step)
     bench(args, device)
 

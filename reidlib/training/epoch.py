@@ -22,8 +22,16 @@ from reidlib.images.augmentation import TrainingImages, draw_augmentation
 from reidlib.images.samplers import epoch_batches
 from reidlib.models.backbone import ReidNetwork
 from reidlib.progress import track_progress
-from reidlib.training.objective import freeze_trunk, learning_rate, loss_terms, make_optimizer, weighted_loss
+from reidlib.training.objective import (
+    freeze_trunk,
+    give_gradients,
+    learning_rate,
+    loss_terms,
+    make_optimizer,
+    weighted_loss,
+)
 from reidlib.training.parallel import ALONE, Share
+from reidlib.training.wide_convolutions import quicken
 
 Row = dict[str, float]  # a row of curves.csv
 
@@ -48,10 +56,13 @@ class Learner:
         self.experiment, self.device, self.share = experiment, device, share
         self.model = model
         self.network: torch.nn.Module = model
-        self.optimizer = make_optimizer(experiment, model)
+        if not experiment.compile:
+            quicken(model, experiment.precision, device)
+        self.reset_optimizer()
 
     def reset_optimizer(self) -> None:
         self.optimizer = make_optimizer(self.experiment, self.model)
+        self.parameters = [*self.model.trunk_parameters(), *self.model.new_parameters()]
 
     def set_rate(self, rate: float) -> None:
         """Sets the learning rate of the new layers; the trunk's rate stays in proportion."""
@@ -62,8 +73,9 @@ class Learner:
         self, batch: torch.Tensor, target: torch.Tensor, epoch: int, starts: torch.Generator | None = None
     ) -> dict[str, torch.Tensor]:
         """One step of the optimiser; arguments and result as for `gradients`."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         values = self.gradients(batch, target, epoch, starts)
+        give_gradients(self.optimizer, self.parameters)
         self.optimizer.step()
         return values
 

@@ -1,8 +1,9 @@
 """The losses, the optimiser and the learning rate of a training step, made from an experiment's settings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
 
 from reidlib import losses
 from reidlib.experiment import Experiment
@@ -90,16 +91,43 @@ def weighted_loss(experiment: Experiment, output: ReidOutput, target: torch.Tens
 
 
 def make_optimizer(experiment: Experiment, model: ReidNetwork) -> torch.optim.Optimizer:
-    """Adam, or SGD with Nesterov momentum. The pretrained layers get `trunk_rate` × the new layers' rate."""
+    """Adam, or SGD with Nesterov momentum. The pretrained layers get `trunk_rate` × the new layers' rate.
+
+    Its parameters are the model's, trunk first, as they lie in memory (`as_stored`). Before each step,
+    `give_gradients` hands it their gradients.
+    """
     groups = [
-        {"params": model.trunk_parameters(), "rate": experiment.trunk_rate},
-        {"params": model.new_parameters(), "rate": 1.0},
+        {"params": list(map(as_stored, model.trunk_parameters())), "rate": experiment.trunk_rate},
+        {"params": list(map(as_stored, model.new_parameters())), "rate": 1.0},
     ]
     common = {"lr": experiment.learning_rate, "weight_decay": experiment.weight_decay}
     if experiment.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True, **common)
     momentum = {"momentum": experiment.momentum, "nesterov": experiment.momentum > 0}
     return torch.optim.SGD(groups, fused=True, **momentum, **common)
+
+
+def as_stored(parameter: nn.Parameter) -> nn.Parameter:
+    """The parameter; if it lies channels last, a contiguous view (O, k, k, C) of the same numbers.
+
+    On a CPU, PyTorch's fused optimisers copy every tensor that is not contiguous, twice a step.
+    """
+    if parameter.is_contiguous():
+        return parameter
+    return nn.Parameter(parameter.detach().permute(0, 2, 3, 1))
+
+
+def give_gradients(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+    """Gives the optimiser's views the gradients of the parameters that they show, without a copy.
+
+    Args:
+        parameters: those from which the optimiser was made, in its order.
+    """
+    views = [view for group in optimizer.param_groups for view in group["params"]]
+    for view, parameter in zip(views, parameters, strict=True):
+        if view is not parameter:
+            gradient = parameter.grad
+            view.grad = None if gradient is None else gradient.permute(0, 2, 3, 1).contiguous()
 
 
 def learning_rate(experiment: Experiment, epoch: float) -> float:
