@@ -135,7 +135,6 @@ _SMALL = {
     "erase_probability": 0.0,
     "precision": "auto",
     "embedding_precision": "auto",
-    "flip_evaluation": True,
 }
 
 # Spatial attention sums to 1 over the map's positions, so the pooled vector shrinks by their number. With

@@ -20,7 +20,8 @@ class SyntheticSpec:
 
     Args:
         train_identities, test_identities: numbers of people, disjoint.
-        images_per_identity: of each person in bounding_box_train, or in bounding_box_test beside the queries.
+        images_per_identity: of each person in bounding_box_train.
+        test_images_per_identity: of each person in bounding_box_test, beside the queries.
         cameras: number of cameras; at least two of them see every person.
         height, width: of the images, in pixels.
         seed: another seed gives other people, cameras and images.
@@ -30,8 +31,9 @@ class SyntheticSpec:
     """
 
     train_identities: Annotated[int, between(2, 4000)] = 120
-    test_identities: Annotated[int, between(2, 4000)] = 60
+    test_identities: Annotated[int, between(2, 4000)] = 200
     images_per_identity: Annotated[int, between(2, 100)] = 12
+    test_images_per_identity: Annotated[int, between(2, 100)] = 6
     cameras: Annotated[int, between(2, 9)] = 6
     height: Annotated[int, between(32, 256)] = 128
     width: Annotated[int, between(16, 128)] = 64
@@ -65,9 +67,10 @@ def plan_images(spec: SyntheticSpec) -> list[Task]:
     for identity in range(1, spec.train_identities + spec.test_identities + 1):
         rng = random_stream(spec.seed, PLAN, identity)
         testing = identity > spec.train_identities
-        most = min(spec.cameras, spec.images_per_identity)
+        images = spec.test_images_per_identity if testing else spec.images_per_identity
+        most = min(spec.cameras, images)
         seen = np.sort(rng.permutation(spec.cameras)[: int(rng.integers(2, most + 1))]) + 1
-        extra = rng.multinomial(spec.images_per_identity - len(seen), np.full(len(seen), 1 / len(seen)))
+        extra = rng.multinomial(images - len(seen), np.full(len(seen), 1 / len(seen)))
         for camera, more in zip(seen.tolist(), extra.tolist(), strict=True):
             count = 1 + more + testing
             frames = int(rng.integers(1, 90_000)) + np.cumsum(rng.integers(3, 60, count))
@@ -83,7 +86,7 @@ def plan_images(spec: SyntheticSpec) -> list[Task]:
                 tasks.append(
                     Task(folder, f"{identity:04d}_c{camera}s1_{frame:06d}_00.jpg", identity, camera, index)
                 )
-    gallery = spec.test_identities * spec.images_per_identity
+    gallery = spec.test_identities * spec.test_images_per_identity
     rng = random_stream(spec.seed, PLAN, 0)
     for label, count, junk in (("0000", max(gallery // 10, 2), False), ("-1", max(gallery // 20, 2), True)):
         for index in range(count):

@@ -38,7 +38,13 @@ from reidlib.synthetic.figure import draw_figure
 from reidlib.synthetic.person import BAGS, HAIRCUTS, HATS, LOWERS, PATTERNS, UPPERS, Pose
 
 SMALL = SyntheticSpec(
-    train_identities=3, test_identities=3, images_per_identity=5, cameras=3, height=64, width=32
+    train_identities=3,
+    test_identities=3,
+    images_per_identity=5,
+    test_images_per_identity=5,
+    cameras=3,
+    height=64,
+    width=32,
 )
 FOLDERS = ("bounding_box_train", "bounding_box_test", "query")
 NAME = re.compile(r"(-1|\d{4,})_c(\d)s1_(\d{6})_00\.jpg")
@@ -143,13 +149,14 @@ def test_default_plan():
             labels[NAME.fullmatch(task.name)[1]] += 1
     assert (spec.height, spec.width) == (128, 64)
     assert counts["bounding_box_train"] == 120 * 12
-    assert counts["bounding_box_test"] == 60 * 12 + 72 + 36
-    assert 2 * 60 <= counts["query"] <= 6 * 60
-    assert labels["0000"] == 72 and labels["-1"] == 36
+    assert counts["bounding_box_test"] == 200 * 6 + 120 + 60
+    assert 2 * 200 <= counts["query"] <= 6 * 200
+    assert labels["0000"] == 120 and labels["-1"] == 60
 
 
 def test_market_sized_plan():
-    tasks = plan_images(SyntheticSpec(train_identities=751, test_identities=750, images_per_identity=17))
+    images = {"images_per_identity": 17, "test_images_per_identity": 17}
+    tasks = plan_images(SyntheticSpec(train_identities=751, test_identities=750, **images))
     assert sum(task.folder == "bounding_box_train" for task in tasks) == 751 * 17
     assert 16_000 < sum(task.folder != "bounding_box_train" for task in tasks) < 20_000
     assert len({(task.folder, task.name) for task in tasks}) == len(tasks)
@@ -159,7 +166,8 @@ def test_market_sized_plan():
 @given(
     st.builds(
         SyntheticSpec, train_identities=st.integers(2, 9), test_identities=st.integers(2, 9),
-        images_per_identity=st.integers(2, 20), cameras=st.integers(2, 9), seed=st.integers(0, 2**31 - 1),
+        images_per_identity=st.integers(2, 20), test_images_per_identity=st.integers(2, 20),
+        cameras=st.integers(2, 9), seed=st.integers(0, 2**31 - 1),
     )
 )  # fmt: skip
 def test_every_plan_can_be_evaluated(spec):
@@ -389,7 +397,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 def test_a_script_without_a_main_guard_gets_advice(tmp_path):
     script = tmp_path / "script.py"
-    spec = "train_identities=2, test_identities=2, images_per_identity=40, cameras=2, height=32, width=16"
+    spec = (
+        "train_identities=2, test_identities=2, images_per_identity=40, test_images_per_identity=40, "
+        "cameras=2, height=32, width=16"
+    )
     script.write_text(
         "from pathlib import Path\nfrom reidlib.synthetic import SyntheticSpec, ensure_synthetic\n"
         f"ensure_synthetic(Path({str(tmp_path / 'out')!r}), SyntheticSpec({spec}), workers=2)\n"
@@ -417,6 +428,7 @@ def test_a_script_without_a_main_guard_gets_advice(tmp_path):
         ("train_identities", 4001, 2, 4000),
         ("test_identities", 0, 2, 4000),
         ("images_per_identity", 1, 2, 100),
+        ("test_images_per_identity", 101, 2, 100),
         ("cameras", 1, 2, 9),
         ("cameras", 10, 2, 9),
         ("height", 16, 32, 256),
