@@ -43,7 +43,8 @@ def embed(
         ReidError: an embedding is NaN or infinite (the message names the first rows).
     """
     device = device or best_device()
-    model = model.to(device).eval()
+    # as in training: a network that lies otherwise would copy its maps at every convolution
+    model = model.to(device, memory_format=torch.channels_last).eval()
     rows: list[np.ndarray] = []
     with track_progress(len(images), description, "image") as bar:
         for start in range(0, len(images), batch_size):
