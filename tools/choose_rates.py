@@ -20,15 +20,14 @@ import filelock
 import pandas as pd
 import torch
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from reidlib.config import experiment_for
 from reidlib.datasets import ReidDataset
 from reidlib.errors import ReidError
-from reidlib.experiment import Experiment
-from reidlib.files import replacing
 from reidlib.evaluation.ranking import split_scores
+from reidlib.experiment import Experiment
+from reidlib.files import REPOSITORY, replacing
 from reidlib.study.results import Study
 from reidlib.study.runs import study_dataset
 from reidlib.training.epoch import Row
