@@ -11,7 +11,8 @@ runs/<method>-seed<k>/  weights.json      what the weights are made from: traini
                         scores.json       what the scores are made from: scoring settings, query and
                                           gallery images, code
                         embeddings.npz    embeddings of query and gallery
-                        queries.csv       average precision and rank of the first match of every query
+                        queries.csv       average precision and rank of the first match of every query, and
+                                          measures of its features
                         metrics.json      the scores; written last: if it exists, the run is finished
                         tensorboard/      the curves, if asked for
 runs/.<run>.lock                          locked by the process that makes the run
@@ -109,9 +110,10 @@ class Run:
 
     @cached_property
     def queries(self) -> "pd.DataFrame":
-        """One row per query: query (file name), identity, camera, first_match_rank, average_precision.
+        """One row per query: query (a name), identity, camera, first_match_rank, average_precision, measures.
 
-        The last two are NaN if the gallery has no match.
+        first_match_rank and average_precision are NaN if the gallery has no match. The measures of its
+        features (`reidlib.evaluation.measures.COLUMNS`) are NaN where they are not defined or not made.
         """
         return _read_csv(self.files.queries)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from reidlib.config import experiment_for
+from reidlib.evaluation.measures import COLUMNS, WEIGHTS
 from reidlib.experiment import Housekeeping, ScoringSettings, TrainingSettings
 from reidlib.files import write_json
 from reidlib.run import Run, RunFiles, read_run
@@ -54,7 +55,8 @@ def fabricate(
         files.weights_record,
         {"labels": labels, "housekeeping": experiment.group(Housekeeping), "made_from": trained},
     )
-    write_json(files.scores_record, {"made_from": {**scored, "embedding_code": "made up"}})
+    parts = {"embedding_code": "made up", "measures_code": "made up"}
+    write_json(files.scores_record, {"made_from": {**scored, **parts}})
     if embeddings is not None:
         np.savez(files.embeddings, **embeddings)
 
@@ -62,7 +64,8 @@ def fabricate(
     people = np.arange(len(precisions)) // 2
     queries = {"query": [f"{row}.png" for row in range(len(people))], "identity": people, "camera": 1}
     ranks = np.where(np.isnan(precisions), np.nan, ranks)
-    pd.DataFrame({**queries, "first_match_rank": ranks, "average_precision": precisions}).to_csv(
+    measured = dict.fromkeys(COLUMNS, 0.5)
+    pd.DataFrame({**queries, "first_match_rank": ranks, "average_precision": precisions, **measured}).to_csv(
         files.queries, index=False
     )
 
@@ -86,7 +89,7 @@ def fabricate(
     rest = {
         "reranked": again if experiment.rerank else None, "single_shot": None, "query_images": len(people),
         "gallery_images": 40, "synthetic": False, "embedding_dim": 48, "score_seconds": 7.6,
-        "scored_by": made_by,
+        "scored_by": made_by, **measured, "queries_measured": len(people), WEIGHTS: {"convolutions": 20},
     }  # fmt: skip
     pd.DataFrame({"epoch": [1], "loss": [1.0]}).to_csv(files.curves, index=False)
     between_epochs = {"flip_evaluation": experiment.flip_evaluation, "data": scored_on, "code": "c"}

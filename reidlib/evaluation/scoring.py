@@ -7,6 +7,7 @@ import pandas as pd
 
 from reidlib.datasets.types import ReidDataset
 from reidlib.errors import shown
+from reidlib.evaluation.measures import Measures
 from reidlib.evaluation.metrics import RetrievalMetrics, retrieval_metrics_from_distances
 from reidlib.evaluation.ranking import RANKS, people_and_cameras, rank
 from reidlib.evaluation.single_shot import cuhk03_single_shot
@@ -33,9 +34,12 @@ def rerank(
 
 
 def score(
-    embeddings: dict[str, np.ndarray], experiment: Experiment, dataset: ReidDataset
+    embeddings: dict[str, np.ndarray],
+    experiment: Experiment,
+    dataset: ReidDataset,
+    measures: Measures | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The metrics of a run, and `per_query`'s table.
+    """The metrics of a run, and `per_query`'s table, both with the measures of its features, if given.
 
     In the metrics, `reranked` holds those after re-ranking (None without it), and `single_shot` those of
     CUHK03's classic protocol (None for other data sets, unless the setting single_shot asks for it).
@@ -56,7 +60,12 @@ def score(
             **{f"rank{k}": float(shots.cmc[k - 1]) for k in RANKS},
             "map": shots.mean_ap,
         }
-    return metrics, per_query(ranked, dataset)
+    queries = per_query(ranked, dataset)
+    return (
+        (metrics, queries)
+        if measures is None
+        else (metrics | measures.summary(), queries.join(measures.queries))
+    )
 
 
 def summary(ranked: RetrievalMetrics, dataset: ReidDataset, *, resamples: int = 2000) -> dict[str, Any]:

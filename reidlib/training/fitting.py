@@ -21,6 +21,7 @@ from reidlib.datasets.types import ReidDataset
 from reidlib.devices import best_device, cpu_threads
 from reidlib.errors import ReidError
 from reidlib.evaluation.embedding import embed_test_set
+from reidlib.evaluation.measures import kept_measures, measure_run
 from reidlib.evaluation.ranking import split_scores
 from reidlib.evaluation.scoring import score
 from reidlib.experiment import Experiment
@@ -240,19 +241,23 @@ def _require_what_it_takes(experiment: Experiment, dataset: ReidDataset, device:
 def _score_into(
     files: RunFolder, experiment: Experiment, dataset: ReidDataset, record: Mapping[str, Any], cache: Path
 ) -> None:
-    """Embeds and scores the run's weights. Nothing is written until everything is computed."""
+    """Embeds, measures and scores the run's weights. Nothing is written until everything is computed."""
     started, facts = time.perf_counter(), read_json(files.training)
     if facts.pop("scored_with", None) != scores_between_epochs(experiment, dataset):
         facts["best_on_test"] = None  # not comparable with these scores
     set_determinism(experiment, best_device())
     embeddings = files.embeddings_for(record)
+    measures = kept_measures(files.measures_for(record), dataset)
     with cpu_threads(facts["made_by"]["threads"]):  # as in training, so that scores repeat bit by bit
-        if embeddings is None:
+        if embeddings is None or measures is None:
             untrained = replace(experiment, pretrained=False, classes=facts["classes"])
             network = model_from_experiment(untrained, 0).to(memory_format=torch.channels_last)
             network.load_state_dict(read_torch_file(files.model))
+        if embeddings is None:
             embeddings = embed_test_set(network, experiment, dataset, cache=cache, keep=False)
-        scores, queries = score(embeddings, experiment, dataset)
+        if measures is None:
+            measures = measure_run(network, experiment, dataset, cache=cache)
+        scores, queries = score(embeddings, experiment, dataset, measures)
         scored_by = provenance_here()
     metrics = {
         **scores,

@@ -19,6 +19,7 @@ RELEASED_WEIGHTS_CODE = ("reidlib.checkpoints", "reidlib.models.networks")
 EMBEDDING_CODE = "reidlib.evaluation.embedding"
 RANKING_CODE = "reidlib.evaluation.ranking"  # scores between epochs
 SCORES_CODE = "reidlib.evaluation.scoring"
+MEASURES_CODE = "reidlib.evaluation.measures"  # a part of SCORES_CODE, as EMBEDDING_CODE is
 
 # The settings of scoring that decide the embeddings.
 OF_EMBEDDINGS = frozenset({"flip_evaluation", "embedding_precision"})
@@ -77,6 +78,7 @@ def scores_record(experiment: Experiment, dataset: ReidDataset) -> dict[str, Any
         "data": dataset.fingerprints["test"],
         "code": digest_of_code(SCORES_CODE),
         "embedding_code": digest_of_code(EMBEDDING_CODE),
+        "measures_code": digest_of_code(MEASURES_CODE),
     }
 
 
@@ -91,6 +93,11 @@ def same_embeddings(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
         for record in (before, now)
     )
     return one == two
+
+
+def same_measures(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two records of scores, for the same weights, have the same measures: no setting counts."""
+    return all(before.get(name) == now[name] for name in ("data", "measures_code"))
 
 
 def what_differs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

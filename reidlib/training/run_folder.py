@@ -24,7 +24,7 @@ from reidlib.files import FileError, locked, read_json, replacing, write_atomica
 from reidlib.run import RunFiles, read_embeddings
 from reidlib.torch_files import CheckpointError, read_torch_file
 from reidlib.training.epoch import Row
-from reidlib.training.records import same_embeddings, what_differs
+from reidlib.training.records import same_embeddings, same_measures, what_differs
 from reidlib.training.tensorboard import Board
 
 Record = Mapping[str, Any]
@@ -264,6 +264,19 @@ class RunFolder(RunFiles):
             before = _made_from(self.scores_record)
             return read_embeddings(self) if before and same_embeddings(before, record) else None
         except (FileError, KeyError):
+            return None
+
+    def measures_for(self, record: Record) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+        """queries.csv and metrics.json of the last scoring, or None if this record needs other measures.
+
+        None, too, if a file is missing or damaged.
+        """
+        before = _made_from(self.scores_record)
+        if not before or not same_measures(before, record):
+            return None
+        try:
+            return pd.read_csv(self.queries), read_json(self.metrics)
+        except (FileError, OSError, ValueError):
             return None
 
     def write_scores(

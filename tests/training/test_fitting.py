@@ -92,6 +92,7 @@ def test_a_runs_files_agree_with_each_other(run, reranked_run, dataset):
             "data": dataset.fingerprints["test"],
             "code": digest_of_code("reidlib.evaluation.scoring"),
             "embedding_code": digest_of_code("reidlib.evaluation.embedding"),
+            "measures_code": digest_of_code("reidlib.evaluation.measures"),
         }
         assert one.queries["query"].tolist() == [path.name for path in dataset.query.paths]
         assert one.queries["identity"].tolist() == [11, 12, 13, 14]
@@ -105,6 +106,8 @@ def test_a_runs_files_agree_with_each_other(run, reranked_run, dataset):
             == one.metrics["rank20"]
             == 1
         )
+        for measure in ("channel_correlation", "effective_area", "effective_rank", "condition_number"):
+            assert one.metrics[measure] == pytest.approx(one.queries[measure].mean())
         for key in ("rank1", "map"):
             low, high = one.metrics[f"{key}_interval"]
             assert low <= one.metrics[key] <= high

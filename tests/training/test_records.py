@@ -26,12 +26,15 @@ def finished(dataset, cache, tmp_path_factory):
 
 @pytest.fixture
 def again(finished, cache, tmp_path, monkeypatch):
-    """Calls `fit` on a copy of the finished run → (run, epochs trained, networks embedded, scorings)."""
+    """Calls `fit` on a copy of the finished run → (run, epochs trained, networks embedded, scorings).
+
+    `call.measured` counts how often networks were measured.
+    """
     folder = tmp_path / finished.name
     shutil.copytree(finished.folder, folder)
 
     def call(experiment, data):
-        done = {"epochs": 0, "embedded": 0, "scored": 0}
+        done = {"epochs": 0, "embedded": 0, "scored": 0, "measured": 0}
 
         def counting(name, real):
             def counted(*arguments, **keywords):
@@ -44,7 +47,9 @@ def again(finished, cache, tmp_path, monkeypatch):
             patch.setattr(loop, "train_epoch", counting("epochs", loop.train_epoch))
             patch.setattr(fitting, "embed_test_set", counting("embedded", fitting.embed_test_set))
             patch.setattr(fitting, "score", counting("scored", fitting.score))
+            patch.setattr(fitting, "measure_run", counting("measured", fitting.measure_run))
             run = fit(experiment, data, folder, cache=cache)
+        call.measured = done["measured"]
         return run, done["epochs"], done["embedded"], done["scored"]
 
     return call
@@ -220,6 +225,8 @@ def test_other_test_images_repeat_scoring_and_other_training_images_training(aga
         ("statistics.py", "2**22", "2**21", 0, 0, 1),
         ("reranking.py", "half = round(k1 / 2)", "half = k1 // 2", 0, 0, 1),
         ("evaluation/metrics.py", "SORT_ABOVE = 64", "SORT_ABOVE = 65", 0, 0, 1),
+        ("evaluation/diversity.py", "ZERO = 1e-10", "ZERO = 1e-9", 0, 0, 1),
+        ("evaluation/measures.py", "MOST_QUERIES = 2000", "MOST_QUERIES = 1000", 0, 0, 1),
         ("evaluation/embedding.py", "batch_size: int = 128", "batch_size: int = 64", 0, 1, 1),
         ("evaluation/embedding.py", "flip=experiment.flip_evaluation", "flip=False", 0, 1, 1),
         # code for weights
@@ -234,6 +241,35 @@ def test_changed_code_repeats_what_depends_on_it(
 ):
     checkout(file, old, new)
     assert again(tiny(), dataset)[1:] == (epochs, embedded, scored)
+    measured = file in ("evaluation/diversity.py", "evaluation/measures.py")
+    assert again.measured == (epochs > 0 or measured), "code of other scores keeps the measures"
+
+
+@pytest.mark.parametrize("settings", [{"rerank": True}, {"flip_evaluation": False}])
+def test_measures_are_kept_for_other_ways_of_scoring(again, finished, dataset, settings):
+    run, *_ = again(tiny(**settings), dataset)
+    assert again.measured == 0
+    columns = list(run.queries)[-4:]
+    assert columns == ["channel_correlation", "effective_area", "effective_rank", "condition_number"]
+    assert run.queries[columns].equals(finished.queries[columns])
+    names = [*columns, "queries_measured", "weight_spectra"]
+    assert [run.metrics[name] for name in names] == [finished.metrics[name] for name in names]
+
+
+@pytest.mark.parametrize("damage", ["metrics.json", "queries.csv", "a row", "a column"])
+def test_measures_that_are_not_whole_are_made_again(again, finished, dataset, tmp_path, damage):
+    path = tmp_path / finished.name / "queries.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    if damage == "a row":
+        path.write_text("".join(lines[:-1]))
+    elif damage == "a column":
+        path.write_text("".join(line.rpartition(",")[0] + "\n" for line in lines))
+    else:
+        path.with_name(damage).write_bytes(b"")
+    run, *done = again(tiny(rerank=True), dataset)
+    assert (done, again.measured) == ([0, 0, 1], 1)
+    assert run.queries.equals(finished.queries)
+    assert run.metrics["weight_spectra"] == finished.metrics["weight_spectra"]
 
 
 def test_the_record_of_weights_covers_scores_that_choose_them(dataset, checkout):
