@@ -7,7 +7,8 @@ runs/<method>-seed<k>/  weights.json      what the weights are made from: traini
                                           validation
                         epoch-<n>.pt      weights after every keep_every-th epoch
                         model.pt          the weights that are scored
-                        training.json     how training went; if it exists, the weights are complete
+                        training.json     how training went, and whether the run learned; if it exists, the
+                                          weights are complete
                         scores.json       what the scores are made from: scoring settings, query and
                                           gallery images, code
                         embeddings.npz    embeddings of query and gallery
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import torch
 
 METRICS = "metrics.json"  # the last file that a run writes
+DID_NOT_LEARN = "did not learn"  # said of a run instead of its scores, see `Run.learned`
 
 
 class StaleRunError(ReidError):
@@ -102,6 +104,14 @@ class Run:
     @property
     def files(self) -> RunFiles:
         return RunFiles(self.folder)
+
+    @property
+    def learned(self) -> bool | None:
+        """Whether its training loss has left its start (`reidlib.training.learning`).
+
+        None: not known, as of released weights and of runs by older versions. They count as learned.
+        """
+        return self.metrics.get("learned")
 
     @cached_property
     def curves(self) -> "pd.DataFrame":

@@ -24,7 +24,7 @@ from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, read_json, write_atomically
 from reidlib.report.clean_html import KEPT, as_utf8
 from reidlib.report.notebook_html import render, shortened, without_paths
-from reidlib.run import METRICS
+from reidlib.run import DID_NOT_LEARN, METRICS
 from reidlib.study.notebook_files import nbformat
 from reidlib.study.results import Study
 from reidlib.study.steps import Step
@@ -350,6 +350,8 @@ def _runs(study: Study, pages: list[_Page]) -> list[dict]:
         if path.is_file():
             metrics = read_json(path)
             row["scores"] = [_score(metrics, key) for key in ("rank1", "map")]
+            if metrics.get("learned") is False:
+                row["scores"] = [(DID_NOT_LEARN, value) for value, _ in row["scores"]]
             row["time"] = _duration(metrics.get("train_seconds"))
         else:
             row["problem"] = "Not run: it failed." if page and page.failed.is_file() else "Not run."

@@ -12,6 +12,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from reidlib.run import DID_NOT_LEARN
+
 RIGHT, WRONG, QUERY = "#1a9641", "#d7191c", "#404040"  # ✓ and ✗ also mark them, for colour-blind readers
 BLUE, GREY = "#2b5c8a", "#8c8c8c"  # points of methods, and of references without learning
 
@@ -127,7 +129,8 @@ def scores(frame: pd.DataFrame, title: str) -> Figure:
     Args:
         frame: columns method, seeds (how many), rank1, rank1_low, rank1_high, map, map_low, map_high
             (fractions; NaN bounds: no bar), reference (bool: a reference point without learning, drawn grey),
-            and for methods with several seeds rank1_by_seed, map_by_seed (lists). See `tables.scores_frame`.
+            learned (bool, True if missing: False is drawn as a hollow grey point with words), and for methods
+            with several seeds rank1_by_seed, map_by_seed (lists). See `tables.scores_frame`.
     """
     several = frame["seeds"] > 1
     figure, axes = plt.subplots(
@@ -141,18 +144,21 @@ def scores(frame: pd.DataFrame, title: str) -> Figure:
     positions = np.arange(len(frame))[::-1]
     for axis, key, label in zip(axes, ("rank1", "map"), ("rank-1 (%)", "mAP (%)"), strict=True):
         for position, (_, row) in zip(positions, frame.iterrows(), strict=True):
-            colour = GREY if row["reference"] else BLUE
+            learned = row.get("learned", True)
+            colour = BLUE if learned and not row["reference"] else GREY
             value, bounds = 100 * row[key], [100 * row[f"{key}_low"], 100 * row[f"{key}_high"]]
             own = row["seeds"] > 1
             axis.plot(bounds, [position] * 2, color=colour, **bar, **(cap if own else {}))
-            axis.plot(value, position, "o", color=colour, markersize=5 if own else 7)
+            filled = colour if learned else "white"
+            axis.plot(value, position, "o", color=colour, markersize=5 if own else 7, markerfacecolor=filled)
             if own:
                 of_seeds = 100 * np.array(row[f"{key}_by_seed"])
                 axis.plot(of_seeds, [position - 0.27] * len(of_seeds), "o", color=colour, markersize=3)
             text = f"{value:.1f} ± {bounds[1] - value:.1f}" if own else f"{value:.1f}"
-            axis.annotate(
-                text, (value, position), (0, 7), textcoords="offset points", ha="center", fontsize=8
-            )
+            side = "center"
+            if not learned:
+                text, side = f"{DID_NOT_LEARN} ({text})", "left" if value < 50 else "right"
+            axis.annotate(text, (value, position), (0, 7), textcoords="offset points", ha=side, fontsize=8)
         axis.set(xlabel=label, ylim=(-0.6, len(frame) - 0.3), xlim=(0, 100))
         axis.grid(axis="x", alpha=0.4)
     labels = frame["method"].tolist()

@@ -25,8 +25,9 @@ from reidlib.images.samplers import epoch_batches
 from reidlib.models.backbone import ReidNetwork
 from reidlib.models.networks import FAMILIES, model_from_experiment
 from reidlib.progress import track_progress
-from reidlib.run import Run
+from reidlib.run import DID_NOT_LEARN, Run
 from reidlib.settings import ConfigError
+from reidlib.show.learning import learned
 from reidlib.show.paired import paired_effect, verdict
 from reidlib.show.text import DASH, NOT_RUN, p_value, points
 from reidlib.statistics import holm, interval_columns
@@ -293,7 +294,8 @@ def trained_effects(
         the switch); seeds (how many have both sides); rank1 and map of the released side (fractions, means
         over seeds); rank1_difference, map_difference, each with _low and _high (95 %); map_by_seed (list); p
         (two-sided, of mAP, Holm-corrected over the rows that were run); verdict (`paired.verdict`, "noise",
-        or why there is nothing to compare). NaN if a side was not run.
+        or why there is nothing to compare). NaN if a side was not run. A seed of which a side did not learn
+        does not count.
     """
     rows, known = [], {(run.method, run.seed): run for run in runs}
     chosen = [switch for switch in SWITCHES if switch.is_trained or switch.effect == "scoring"]
@@ -303,7 +305,10 @@ def trained_effects(
             pairs = []
             for seed in seeds if methods else ():
                 found = tuple(known.get((method, seed)) for method in methods)
-                pairs.append(_sides(found, dataset, switch, side, cache))
+                if all(found) and len(learned(found)) < len(found):
+                    nothing = DID_NOT_LEARN
+                else:
+                    pairs.append(_sides(found, dataset, switch, side, cache))
             pairs = [pair for pair in pairs if pair]
             row = {**names_of(switch, side), "verdict": nothing}
             rows.append({**row, "seeds": len(pairs), **(_effect(pairs) if pairs else {})})
@@ -408,7 +413,8 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, row in effects.iterrows():
         run = row["seeds"] > 0
-        by_seed = ", ".join(f"{100 * value:+.1f}" for value in row["map_by_seed"]) if run else NOT_RUN
+        missing = DID_NOT_LEARN if row["verdict"] == DID_NOT_LEARN else NOT_RUN
+        by_seed = ", ".join(f"{100 * value:+.1f}" for value in row["map_by_seed"]) if run else missing
         rows.append(
             {
                 "paper": row["paper"],
@@ -416,11 +422,11 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
                 "what": row["what"],
                 "released: rank-1 / mAP": f"{100 * row['rank1']:.1f} / {100 * row['map']:.1f}"
                 if run
-                else NOT_RUN,
-                "rank-1 [95 %]": difference(row, "rank1") if run else NOT_RUN,
-                "mAP [95 %]": difference(row, "map") if run else NOT_RUN,
+                else missing,
+                "rank-1 [95 %]": difference(row, "rank1") if run else missing,
+                "mAP [95 %]": difference(row, "map") if run else missing,
                 "by seed": by_seed,
-                "p (Holm)": p_value(row["p"]) if run else NOT_RUN,
+                "p (Holm)": p_value(row["p"]) if run else missing,
                 "verdict": row["verdict"],
             }
         )
@@ -430,8 +436,13 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
 def switch_sentence(effects: pd.DataFrame) -> str:
     """The result of `trained_effects` in words."""
     run = effects[effects["seeds"] > 0]
+    without = int((effects["verdict"] == DID_NOT_LEARN).sum())
+    unknown = f" Of {without} sides a run {DID_NOT_LEARN}: they are not compared." if without else ""
     if run.empty:
-        return "No two sides of a switch were scored here: nothing can be said about effects on the scores."
+        return (
+            "No two sides of a switch were scored here: nothing can be said about effects on the scores."
+            + unknown
+        )
     apart = run[run["verdict"].str.startswith("differs")]
     text = (
         f"{len(run)} of {len(effects)} sides were scored here beside the released one; "
@@ -448,7 +459,7 @@ def switch_sentence(effects: pd.DataFrame) -> str:
         text += "points: what moves it less counts as noise, whatever its p."
     if (run["seeds"] == 1).any():
         text += " Where there is one seed of each, how much seeds move a difference is not known."
-    return text
+    return text + unknown
 
 
 def ties_sentence(run: Run, dataset: ReidDataset) -> str:

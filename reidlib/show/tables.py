@@ -2,7 +2,8 @@
 
 Percentages are written as in the papers. "–" means not published, "not run" not trained here. A row shows all
 its runs: of several seeds mean ± standard deviation, of one seed its value with an interval over people. The
-runs of a table must belong together (`study.runs.belonging` chooses them).
+runs of a table must belong together (`study.runs.belonging` chooses them). Of runs that did not learn, the
+cells say so (`show.learning`).
 """
 
 import itertools
@@ -14,7 +15,8 @@ import pandas as pd
 from reidlib.config import METHODS, PROFILES, VARIANTS, experiment_for, settings_of, title_of
 from reidlib.datasets import DATASET_TITLES
 from reidlib.experiment import Experiment
-from reidlib.run import Run
+from reidlib.run import DID_NOT_LEARN, Run
+from reidlib.show.learning import learned, marked, over_learned
 from reidlib.show.paired import paired_effect, verdict
 from reidlib.show.published import (
     PAPER_COLUMN,
@@ -49,10 +51,10 @@ def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
             {
                 "method": METHODS[run.method].title,
                 "seed": run.seed,
-                "rank-1 [95 %]": percent(run.metrics["rank1"], run.metrics["rank1_interval"]),
-                "rank-5": percent(run.metrics["rank5"]),
-                "mAP [95 %]": percent(run.metrics["map"], run.metrics["map_interval"]),
-                "mINP": percent(run.metrics["minp"]),
+                "rank-1 [95 %]": marked(run, percent(run.metrics["rank1"], run.metrics["rank1_interval"])),
+                "rank-5": marked(run, percent(run.metrics["rank5"])),
+                "mAP [95 %]": marked(run, percent(run.metrics["map"], run.metrics["map_interval"])),
+                "mINP": marked(run, percent(run.metrics["minp"])),
                 "parameters (M)": f"{run.metrics['parameters'] / 1e6:.1f}",
                 "images seen": f"{run.metrics['images_seen']:,}",
                 "training (s)": f"{run.metrics['train_seconds']:.0f}",
@@ -71,11 +73,10 @@ def seeds_table(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for method, members in by_method(runs).items():
         for reranked in (False, True):
-            metrics = [run.metrics["reranked"] if reranked else run.metrics for run in members]
-            if None in metrics:
+            if reranked and not all(run.metrics["reranked"] for run in members):
                 continue
             cells = {
-                name: percent_over_seeds([one[key] for one in metrics])
+                name: _over_seeds(members, key, reranked)
                 for key, name in (("rank1", "rank-1"), ("map", "mAP"))
             }
             title = title_of(method) + (", re-ranked" if reranked else "")
@@ -107,10 +108,14 @@ def scores_frame(runs: Sequence[Run], references: pd.DataFrame | None = None) ->
     """The table for `figures.scores`: the methods in table order, then `evaluation.reference_points`.
 
     Bounds are the mean ∓ the standard deviation over seeds. Those of one seed are its interval over people.
+    Runs that did not learn are named behind the method; they only count if none of its runs learned.
     """
     rows = []
-    for method, members in by_method(runs).items():
-        row = {"method": METHODS[method].title, "seeds": len(members)}
+    for method, all_members in by_method(runs).items():
+        members = learned(all_members) or all_members
+        missing = [run for run in all_members if run not in members]
+        title = METHODS[method].title + (f" ({DID_NOT_LEARN}: {seeds_in_words(missing)})" if missing else "")
+        row = {"method": title, "seeds": len(members), "learned": bool(learned(all_members))}
         for key in ("rank1", "map"):
             values = [run.metrics[key] for run in members]
             over = seed_summary(values)
@@ -123,7 +128,7 @@ def scores_frame(runs: Sequence[Run], references: pd.DataFrame | None = None) ->
     return (
         frame
         if references is None
-        else pd.concat([frame, references.assign(reference=True, seeds=1)], ignore_index=True)
+        else pd.concat([frame, references.assign(reference=True, seeds=1, learned=True)], ignore_index=True)
     )
 
 
@@ -151,16 +156,18 @@ def metrics_table(run: Run) -> pd.DataFrame:
     rows = [
         {
             "metric": label + (", re-ranked" if ours is not run.metrics else ""),
-            "ours [95 %]": percent(ours[key], ours.get(f"{key}_interval")),
+            "ours [95 %]": marked(run, percent(ours[key], ours.get(f"{key}_interval"))),
             "paper": as_published(paper.get(key, float("nan"))),
-            "difference": difference_from_paper(ours[key], paper.get(key, float("nan"))),
+            "difference": DASH
+            if run.learned is False
+            else difference_from_paper(ours[key], paper.get(key, float("nan"))),
         }
         for key, label in (("rank1", "rank-1"), ("rank5", "rank-5"), ("map", "mAP"), ("minp", "mINP"))
     ]
     shots = run.metrics["single_shot"] or {}  # CUHK03's classic protocol
     for key, label in (("rank1", "rank-1"), ("rank5", "rank-5"), ("map", "mAP")):
         if key in shots:
-            cells = {"ours [95 %]": percent(shots[key]), "paper": DASH, "difference": DASH}
+            cells = {"ours [95 %]": marked(run, percent(shots[key])), "paper": DASH, "difference": DASH}
             rows.append({"metric": f"{label}, single shot", **cells})
     return pd.DataFrame(rows)
 
@@ -201,35 +208,45 @@ def effects_table(runs: Sequence[Run], reference: str) -> pd.DataFrame:
         Columns method, seeds ("seeds 0, 1"), "rank-1 difference [95 %]", "mAP difference [95 %]" (points,
         intervals over people), "mAP by seed" ("one seed" if there is only one), "p (Holm)" (two-sided, for
         mAP, Holm-corrected over the table's rows) and verdict (see `paired.verdict`). Empty if no other
-        method has a seed of the reference.
+        method has a seed of the reference. Seeds of which one side did not learn are not compared; a row
+        without any other has dashes and the verdict "did not learn".
     """
     of_method = by_method(runs)
     bases = {run.seed: run for run in of_method.pop(reference, [])}
+    columns = ["method", "seeds", "rank-1 difference [95 %]", "mAP difference [95 %]", "mAP by seed"]
     rows, effects = [], []
     for method, members in of_method.items():
         paired = [run for run in members if run.seed in bases]
         if not paired:
             continue
-        effect = paired_effect([(run.queries, bases[run.seed].queries) for run in paired])
+        compared = [run for run in learned(paired) if learned([bases[run.seed]])]
+        missing = [run for run in paired if run not in compared]
+        note = f"; {DID_NOT_LEARN}: {seeds_in_words(missing)}" if compared and missing else ""
+        row = {"method": METHODS[method].title, "seeds": seeds_in_words(compared or missing) + note}
+        if not compared:
+            rows.append(row | dict.fromkeys(columns[2:], DASH))
+            effects.append(None)
+            continue
+        effect = paired_effect([(run.queries, bases[run.seed].queries) for run in compared])
         effects.append(effect)
         by_seed = ", ".join(f"{100 * value:+.1f}" for value in effect.map_by_seed)
         rows.append(
-            {
-                "method": METHODS[method].title,
-                "seeds": seeds_in_words(paired),
+            row
+            | {
                 "rank-1 difference [95 %]": effect_points(effect.rank1),
                 "mAP difference [95 %]": effect_points(effect.mean_ap),
-                "mAP by seed": by_seed if len(paired) > 1 else ONE_SEED,
+                "mAP by seed": by_seed if len(compared) > 1 else ONE_SEED,
             }
         )
-    columns = ["method", "seeds", "rank-1 difference [95 %]", "mAP difference [95 %]", "mAP by seed"]
     frame = pd.DataFrame(rows, columns=columns)
-    corrected = holm([effect.mean_ap.p_value for effect in effects])
-    frame["p (Holm)"] = [p_value(p) for p in corrected]
-    frame["verdict"] = [
-        verdict(p, effect.mean_ap.estimate, effect.map_by_seed)
-        for p, effect in zip(corrected, effects, strict=True)
+    corrected = iter(holm([effect.mean_ap.p_value for effect in effects if effect]))
+    judged = [
+        (p_value(p := next(corrected)), verdict(p, effect.mean_ap.estimate, effect.map_by_seed))
+        if effect
+        else (DASH, DID_NOT_LEARN)
+        for effect in effects
     ]
+    frame["p (Holm)"], frame["verdict"] = zip(*judged, strict=True) if judged else ([], [])
     return frame
 
 
@@ -240,14 +257,19 @@ def effects_sentence(effects: pd.DataFrame, reference: str) -> str:
         return (
             f"Nothing can be compared with {title}: it was not run, or nothing else with the same seed was."
         )
+    without = effects[effects["verdict"] == DID_NOT_LEARN]
+    unknown = f" Not compared, because the row or {title} {DID_NOT_LEARN}: {', '.join(without['method'])}."
+    if len(without) == len(effects):
+        return unknown.strip()
     apart = effects[effects["verdict"].str.startswith("differs")]
-    text = f"By mAP over the same queries, {len(apart)} of {len(effects)} rows can be told apart from {title}"
-    text += " (permutation test over people, Holm-corrected, 5 %)"
+    text = f"By mAP over the same queries, {len(apart)} of {len(effects) - len(without)} rows can be told "
+    text += f"apart from {title} (permutation test over people, Holm-corrected, 5 %)"
     named = [f"{row['method']} {row['mAP difference [95 %]']}" for _, row in apart.iterrows()]
     text += (": " + "; ".join(named) if named else "") + "."
     varies = effects[effects["verdict"] == "varies with the seed"]
     if len(varies):
         text += f" It varies with the seed for {', '.join(varies['method'])}."
+    text += unknown if len(without) else ""
     if (effects["mAP by seed"] == ONE_SEED).any():
         text += (
             " Of rows with one seed, the intervals are over people only: another training may differ more."
@@ -336,7 +358,10 @@ def agreement_table(runs: Sequence[Run]) -> pd.DataFrame:
     for first, second in itertools.combinations(runs, 2):
         scored = first.queries["average_precision"].notna()  # the same queries for both
         a, b = ((run.queries["first_match_rank"] == 1)[scored] for run in (first, second))
-        names = [METHODS[run.method].title for run in (first, second)]
+        names = [
+            METHODS[run.method].title + (f" ({DID_NOT_LEARN})" if run.learned is False else "")
+            for run in (first, second)
+        ]
         counts = {
             "both right": a & b,
             "only the first": a & ~b,
@@ -363,7 +388,9 @@ def reranking_table(runs: Sequence[Run]) -> pd.DataFrame:
             cell
             for key in ("rank1", "map")
             for cell in (
-                percent_of_seeds([run.metrics[key] for run in members]),
+                over_learned(
+                    members, lambda known, key=key: percent_of_seeds([run.metrics[key] for run in known])
+                ),
                 _score(members, key, reranked=True),
             )
         ]
@@ -479,6 +506,8 @@ def run_sentence(run: Run) -> str:
     )
     if metrics["reranked"]:
         text += f" After re-ranking, mAP is {percent(metrics['reranked']['map'])} %."
+    if run.learned is False:
+        text = f"**This run {DID_NOT_LEARN}**: its scores are those of first weights. {text}"
     if metrics.get("checkpoint"):
         return text + " The weights are those of the file: nothing was trained or chosen here."
     chosen = {
@@ -574,6 +603,20 @@ def provenance_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _score(runs: Sequence[Run], key: str, *, reranked: bool = False) -> str:
     """One score of a method's runs as a cell; "" if there are none, or none that are re-ranked."""
-    scores = [run.metrics["reranked"] if reranked else run.metrics for run in runs]
-    scores = [one for one in scores if one]
-    return percent_of_seeds([one[key] for one in scores], scores[0].get(f"{key}_interval")) if scores else ""
+
+    def form(known: list[Run]) -> str:
+        scores = [run.metrics["reranked"] if reranked else run.metrics for run in known]
+        return percent_of_seeds([one[key] for one in scores], scores[0].get(f"{key}_interval"))
+
+    scored = [run for run in runs if run.metrics["reranked"]] if reranked else runs
+    return over_learned(scored, form) if scored else ""
+
+
+def _over_seeds(runs: Sequence[Run], key: str, reranked: bool) -> str:
+    """One score of a method's runs as a cell of `seeds_table`."""
+    return over_learned(
+        runs,
+        lambda known: percent_over_seeds(
+            [(run.metrics["reranked"] if reranked else run.metrics)[key] for run in known]
+        ),
+    )

@@ -32,6 +32,7 @@ from reidlib.provenance import provenance_here
 from reidlib.run import Run
 from reidlib.torch_files import read_torch_file
 from reidlib.training.epoch import Row
+from reidlib.training.learning import learning_facts
 from reidlib.training.loop import (
     Training,
     best_row,
@@ -152,6 +153,7 @@ def _train_into(
             "classes": experiment.classes or trained_on.num_train_identities,
             "train_identities": trained_on.num_train_identities,
             "train_images": len(trained_on.train),
+            **learning_facts(experiment, model, rows[-1], trained_on.num_train_identities),
             "reported_epoch": reported,
             "best_on_test": _best_facts(rows, "test"),
             "best_on_validation": _best_facts(rows, "validation"),

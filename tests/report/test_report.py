@@ -229,6 +229,7 @@ def make_study(root: Path) -> tuple[Study, list[Step]]:
             "map": 0.5,
             "map_interval": interval,
             "train_seconds": 93.2,
+            "learned": seed == 0,
         }
         write_json(study.run("baseline+pam", seed) / "metrics.json", metrics)
     error = new_output(
@@ -321,7 +322,12 @@ def test_index_lists_every_page_and_run(site):
     assert cards["99_last"].p.get_text() == "Not run." and not cards["99_last"].a
     rows = [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in index.select("main tbody tr")]
     scores = ["61.2 [55.1 – 68.0]", "50.0 [55.1 – 68.0]", "93 s"]
-    assert rows == [["baseline+pam", "0", *scores], ["baseline+pam", "1", *scores], ["gap", "0", "Not run."]]
+    without = ["did not learn [61.2]", "did not learn [50.0]", "93 s"]
+    assert rows == [
+        ["baseline+pam", "0", *scores],
+        ["baseline+pam", "1", *without],
+        ["gap", "0", "Not run."],
+    ]
     assert "Attention helps. We check by how much." in index.get_text()
     assert [entry.get_text() for entry in index.select("dt, dd")] == ["Device", "2 CPU cores"]
 

@@ -181,6 +181,17 @@ def test_scores_of_several_seeds_only_have_no_interval_in_the_legend():
     ]  # fmt: skip
 
 
+def test_scores_mark_what_did_not_learn():
+    """A hollow grey point with words: it must not look like a score."""
+    frame = scores_of(ONE, TWO).assign(learned=[True, False])
+    left, right = drawn(figures.scores(frame, "Scores")).axes
+    assert texts(left) == ["50.0", "did not learn (75.0)"]
+    assert texts(right) == ["25.0", "did not learn (50.0)"]
+    learned, other = left.lines[1::2]
+    assert learned.get_markerfacecolor() == learned.get_color() != other.get_color() == figures.GREY
+    assert other.get_markerfacecolor() == "white"
+
+
 def untrained_and_effects():
     """Two switches of each paper. The first and the last were run; the last needs no training."""
     nan = float("nan")

@@ -24,7 +24,7 @@ from reidlib.statistics import holm, paired_difference
 from reidlib.study.results import Study
 from reidlib.study.runs import belonging, finished_runs
 from reidlib.switches import RELEASED, SWITCHES
-from reidlib.training import fit
+from reidlib.training import fit, learning
 
 TINY = {
     "pretrained": False, "backbone": "resnet18", "height": 96, "width": 48, "reduced_dim": 16,
@@ -51,16 +51,18 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(study, dataset):
-    """Runs of the two rows to which switches apply, trained for two steps."""
-    return {
-        method: fit(
-            experiment_for(method, dataset="folder", profile="demo", **TINY),
-            dataset,
-            study.run(method, 0),
-            cache=study.cache,
-        )
-        for method in ("abdnet", "pfsa", "baseline")
-    }
+    """Runs of the rows to which switches apply, trained for two steps and taken as learned all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learning, "LEFT_ITS_START", 100)
+        yield {
+            method: fit(
+                experiment_for(method, dataset="folder", profile="demo", **TINY),
+                dataset,
+                study.run(method, 0),
+                cache=study.cache,
+            )
+            for method in ("abdnet", "pfsa", "baseline")
+        }
 
 
 @pytest.fixture(scope="module")
@@ -399,6 +401,24 @@ def test_without_runs_every_switch_is_not_run(made_up, crowd):
     assert effects.loc[same.index, "side"].tolist() == ["without-warm-up"], "demo never warms up"
     assert set(same) == {"the same with these settings"}
     assert "nothing can be said" in switch_effects.switch_sentence(effects)
+
+
+def test_runs_that_did_not_learn_are_not_compared(made_up, crowd):
+    """ow-factor: seed 1 of the written side did not learn. of-squared: its only seed did not."""
+    for seed in (0, 1):
+        fabricate(made_up, "abdnet", 0.2, seed=seed)
+        fabricate(made_up, "abdnet.ow-factor.as-written", (0.3, 0.0)[seed], seed=seed, learned=seed == 0)
+    fabricate(made_up, "abdnet.of-squared.as-written", 0.0, learned=False)
+    fabricate(made_up, "pfsa", 0.0, learned=False)
+    effects = compared(made_up, crowd, [0, 1])
+    assert of(effects, "ow-factor")["map_by_seed"] == pytest.approx([0.1])
+    assert effects.loc[effects["seeds"] > 0, "name"].tolist() == ["ow-factor"]
+    without = effects[effects["verdict"] == "did not learn"]
+    assert {"of-squared", "reranking"} <= set(without["name"])
+    cells = switch_effects.switch_table(effects).loc[without.index].iloc[:, 3:]
+    assert set(cells.to_numpy().ravel()) == {"did not learn"}
+    sentence = switch_effects.switch_sentence(effects)
+    assert sentence.endswith(f"Of {len(without)} sides a run did not learn: they are not compared.")
 
 
 def test_effects_by_hand_are_mean_paired_differences_over_seeds(made_up, crowd):

@@ -169,6 +169,7 @@ def test_abdnet(call, place, images, abdnet_file, monkeypatch):
     assert (metrics["classes"], metrics["embedding_dim"]) == (751, 3072)
     assert (metrics["images_seen"], metrics["reported_epoch"], metrics["best_on_test"]) == (0, None, None)
     assert metrics["queries_scored"] == 4 and metrics["reranked"] is None
+    assert "learned" not in metrics, "nothing was trained, so it is not known"
     assert {path.name for path in folder.iterdir()} == {
         "embeddings.npz", "metrics.json", "model.pt", "queries.csv", "scores.json", "training.json",
         "weights.json",

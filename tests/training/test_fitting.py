@@ -123,6 +123,12 @@ def test_a_runs_files_agree_with_each_other(run, reranked_run, dataset):
         for key in ("train_identities", "train_images", "query_images", "gallery_images", "queries_scored")
     ]
     assert counts == [6, 24, 4, 12, 4]
+    # two steps on noise teach nothing; 3 and 10 heads of 6 people, joined by mean and sum
+    for one, divisor in ((run, 1), (reranked_run, 10)):
+        last = one.curves["cross_entropy"].iloc[-1] / divisor
+        assert one.metrics["last_cross_entropy"] == pytest.approx(last)
+        assert one.metrics["guess_cross_entropy"] == pytest.approx(np.log(6))
+        assert one.learned is bool(last <= 0.95 * np.log(6)) is False
     assert run.metrics["synthetic"] is False
     assert run.metrics["embedding_dim"] == run.embeddings["query"].shape[1] == 3 * 16
     assert run.metrics["parameters"] == sum(parameter.numel() for parameter in run.model().parameters())

@@ -1,0 +1,53 @@
+"""Says whether a run learned: whether its training loss has left its start.
+
+A network that has learned nothing gives every training person the same chance. The cross-entropy of that
+guess is ln(people). Scores of such a network are scores of its first weights, not of the method.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from reidlib.experiment import Experiment
+from reidlib.models.backbone import ReidNetwork
+
+# A run learned if the last epoch's cross-entropy is at most this share of the guess's. Unequal numbers of
+# images per person let a network without any knowledge of them go down to about 0.97 of it.
+LEFT_ITS_START = 0.95
+
+
+def learning_facts(
+    experiment: Experiment, model: ReidNetwork, last_epoch: Mapping[str, float], identities: int
+) -> dict[str, Any]:
+    """The entries of metrics.json that say whether a run learned.
+
+    The guess is among the people in training, whatever `classes` is: that a class without images never
+    occurs is no knowledge of a person.
+
+    Args:
+        model: the run's network.
+        last_epoch: the last row of curves.csv, whose cross_entropy joins the heads as `experiment.heads`
+            says.
+        identities: people in training.
+
+    Returns:
+        learned (bool); last_cross_entropy, the mean over the heads; guess_cross_entropy, ln(identities).
+    """
+    loss = last_epoch["cross_entropy"]
+    if experiment.heads == "sum":
+        loss /= count_heads(model, experiment.height, experiment.width)
+    guess = math.log(identities)
+    return {
+        "learned": loss <= LEFT_ITS_START * guess,
+        "last_cross_entropy": loss,
+        "guess_cross_entropy": guess,
+    }
+
+
+@torch.inference_mode()
+def count_heads(model: ReidNetwork, height: int, width: int) -> int:
+    """The number of the network's classifiers, counted in its output. Leaves it in eval mode."""
+    image = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
+    return len(model.eval()(image).logits)

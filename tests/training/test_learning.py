@@ -1,0 +1,38 @@
+"""Whether a run learned, by hand: 0.95 of a guess's cross-entropy is the line, counted per classifier."""
+
+import math
+
+import pytest
+from run_helpers import tiny
+
+from reidlib.models.networks import model_from_experiment
+from reidlib.training.learning import learning_facts
+
+PEOPLE = 8
+
+
+def facts(method, loss, **settings):
+    """The facts of a run whose last epoch has this cross-entropy, in guesses of ln 8."""
+    experiment = tiny(method, **settings)
+    model = model_from_experiment(experiment, PEOPLE)
+    return learning_facts(experiment, model, {"cross_entropy": loss * math.log(PEOPLE)}, PEOPLE)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "heads"),
+    [
+        ("baseline", {}, 1),  # three heads, of which the loss is the mean
+        ("gap", {}, 1),
+        ("pfsa", {}, 10),  # six parts, three of deep supervision and one on their mean: the loss is the sum
+        ("pfsa", {"deep_supervision": False, "spatial_attention": "none"}, 7),
+        ("pfsa", {"heads": "mean"}, 1),
+        ("baseline", {"classes": 751}, 1),  # still a guess among eight people
+    ],
+)
+def test_the_loss_is_compared_with_a_guess_among_the_people_for_each_head(method, settings, heads):
+    for share, learned in ((1.5, False), (1.0, False), (0.96, False), (0.94, True), (0.1, True)):
+        assert facts(method, heads * share, **settings) == {
+            "learned": learned,
+            "last_cross_entropy": pytest.approx(share * math.log(PEOPLE)),
+            "guess_cross_entropy": math.log(PEOPLE),
+        }
