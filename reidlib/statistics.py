@@ -151,7 +151,7 @@ def seed_summary(values: Sequence[float], *, confidence: float = 0.95) -> SeedSu
     values = _per_query("values", values)
     if len(values) == 0 or np.isnan(values).any():
         raise StatisticsError(f"seed_summary needs one finite value per seed, not {values.tolist()}.")
-    _check_confidence(confidence)
+    check_confidence(confidence)
     mean, count = float(values.mean()), len(values)
     if count == 1:
         return SeedSummary(mean, None, None, None, 1)
@@ -212,7 +212,8 @@ def _clusters(values: np.ndarray, groups: np.ndarray, fewest: int = 2) -> tuple[
     return np.bincount(cluster, weights=values[known]), sizes
 
 
-def _check_confidence(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Raises StatisticsError unless 0 < confidence < 1."""
     if not 0 < confidence < 1:
         raise StatisticsError(f"confidence={confidence} must lie between 0 and 1, for example 0.95.")
 
@@ -226,7 +227,7 @@ def _batch(resamples: int, clusters: int) -> int:
 
 
 def _interval(sums: np.ndarray, sizes: np.ndarray, confidence: float, resamples: int, seed: int) -> Interval:
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if resamples < 100:
         raise StatisticsError(
             f"resamples={resamples} is too few for an interval: use at least 100, better 2000."
