@@ -95,7 +95,11 @@ def crossed_interval(effect: CrossedEffect, confidence: float = 0.95) -> Interva
     Each takes the t quantile of its own degrees of freedom (Banerjee 1960): the half width is
     √(t²(S - 1) · first part + t²(P - 1) · second part).
 
-    COVERAGE
+    In simulations (benchmarks/bench_coverage.py: 60 to 700 people, seeds with 0 to 2 points of mAP, people
+    with 0 to 20, interaction with 0 to 25) 95 % intervals hold the truth in 94.4 to 96.9 % of cases with 3, 5
+    or 10 seeds. With 2 seeds it is 90.3 to 96.9 %, least where seeds vary by more than the people's mean, and
+    the interval is wide. Satterthwaite's interval falls to 92.8 % with 3 seeds and 87.5 % with 2, a
+    crossed bootstrap to 86 and 75 %, and one over people only to 60 and 54 %.
     """
     check_confidence(confidence)
     half = float(half_width(_variances(effect), effect.seeds, effect.people, confidence))

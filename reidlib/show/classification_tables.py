@@ -8,8 +8,10 @@ import pandas as pd
 
 from reidlib.classification.labelled_images import IMAGE_SET_TITLES, LabelledImages
 from reidlib.classification.pooling_runs import POOLINGS, ClassificationRun
-from reidlib.show.text import DASH, p_value
-from reidlib.statistics import holm, paired_difference, seed_summary
+from reidlib.crossed import crossed_effect
+from reidlib.show.paired import corrected_p, over_people, verdict
+from reidlib.show.text import DASH, p_value, points
+from reidlib.statistics import seed_summary
 
 DIGITS_CAVEAT = (
     "The digits demonstrate the mechanism: "
@@ -22,23 +24,23 @@ def pooling_effects_table(
 ) -> pd.DataFrame:
     """One row per pooling: test accuracy (%) and its difference from GAP (points), with 95 % intervals.
 
-    - "images": paired bootstrap over test images. An image's value is the share of seeds that are right.
-    - "seeds": Student's t. The accuracy's interval is cut to 0–100. The difference is taken between runs of
-      the same seed, which start from the same weights.
+    - of the accuracy: Student's t over seeds, cut to 0–100.
+    - of the difference: over seeds and test images (`crossed_effect`), p Holm-corrected. It is taken between
+      runs of the same seed, which start from the same weights. With one seed it is over images, by name.
 
-    The verdict is "differs" only if the permutation test over images, Holm-corrected, has p < 0.05 and the
-    interval over seeds excludes 0.
+    The verdict is that of `paired.verdict`.
+
+    Args:
+        resamples: of the interval over images.
     """
     # pooling → (seeds, images)
     right = {
         pooling: np.stack([run.correct for run in runs if run.pooling == pooling]) for pooling in POOLINGS
     }
     gap, others = right["gap"], [pooling for pooling in POOLINGS if pooling != "gap"]
-    effects = {
-        pooling: paired_difference(right[pooling].mean(0), gap.mean(0), resamples=resamples)
-        for pooling in others
-    }
-    p_values = dict(zip(others, holm([effects[pooling].p_value for pooling in others]), strict=True))
+    image = np.arange(gap.shape[1])
+    effects = {pooling: crossed_effect(right[pooling], gap, image) for pooling in others}
+    p_values = dict(zip(others, corrected_p(list(effects.values())), strict=True))
     rows = []
     for pooling, (title, _) in POOLINGS.items():
         accuracy = seed_summary(right[pooling].mean(1))
@@ -46,29 +48,22 @@ def pooling_effects_table(
             None if value is None else min(max(value, 0.0), 1.0) for value in (accuracy.mean, *accuracy[2:4])
         )
         row = {"pooling": title, "seeds": accuracy.seeds}
-        row["accuracy (%) [95 %, seeds]"] = _percent(mean, low, high, std=accuracy.std)
-        row |= dict.fromkeys(("− GAP [95 %, images]", "[95 %, seeds]", "p (Holm)", "verdict"), DASH)
+        row["accuracy (%) [95 %, seeds]"] = _percent(mean, low, high, accuracy.std)
+        row |= dict.fromkeys(("− GAP [95 %]", "p (Holm)", "verdict"), DASH)
         if pooling != "gap":
             effect, p = effects[pooling], p_values[pooling]
-            pairs = seed_summary(right[pooling].mean(1) - gap.mean(1))
-            row["− GAP [95 %, images]"] = _percent(*effect[:3], sign="+")
+            one_seed = over_people(right[pooling], gap, image, resamples=resamples)
+            row["− GAP [95 %]"] = points(*(one_seed or effect)[:3], over="images" if one_seed else "")
             row["p (Holm)"] = p_value(p)
-            row["verdict"] = "one seed: not judged"
-            if pairs.low is not None:
-                row["[95 %, seeds]"] = _percent(None, pairs.low, pairs.high, sign="+")
-                row["verdict"] = "differs" if p < 0.05 and pairs.low * pairs.high > 0 else "indistinguishable"
+            row["verdict"] = verdict(effect, p)
         rows.append(row | {"paper": "not recovered" if images == "cifar100" else DASH})
     return pd.DataFrame(rows)
 
 
-def _percent(
-    mean: float | None, low: float | None, high: float | None, *, std: float | None = None, sign: str = ""
-) -> str:
-    """Fractions in %, as "97.1 ± 0.4 [96.1, 98.1]"; a part that is None is left out."""
-    parts = (
-        [] if mean is None else [f"{100 * mean:{sign}.1f}" + ("" if std is None else f" ± {100 * std:.1f}")]
-    )
-    return " ".join(parts + ([] if low is None else [f"[{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"]))
+def _percent(mean: float, low: float | None, high: float | None, std: float | None) -> str:
+    """Fractions in %, as "97.1 ± 0.4 [96.1, 98.1]"; of one seed, which has no deviation, "97.1"."""
+    text = f"{100 * mean:.1f}"
+    return text if std is None else f"{text} ± {100 * std:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def curves_frame(runs: Sequence[ClassificationRun]) -> pd.DataFrame:

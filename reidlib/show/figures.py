@@ -13,6 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from reidlib.run import DID_NOT_LEARN
+from reidlib.show.paired import DIFFERS
 
 RIGHT, WRONG, QUERY = "#1a9641", "#d7191c", "#404040"  # ✓ and ✗ also mark them, for colour-blind readers
 BLUE, GREY = "#2b5c8a", "#8c8c8c"  # points of methods, and of references without learning
@@ -182,7 +183,7 @@ def scores(frame: pd.DataFrame, title: str) -> Figure:
             frameon=False,
         )
     axes[0].set_yticks(positions, labels)
-    figure.suptitle(title if several.any() else f"{title}, 95 % intervals")
+    figure.suptitle(title if several.any() else f"{title}, 95 % intervals over people")
     return figure
 
 
@@ -420,7 +421,8 @@ def classification_curves(frame: pd.DataFrame, title: str) -> Figure:
 def switch_panels(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) -> Figure:
     """What each switch between paper and released code changes.
 
-    The panels show gradients and distances on the same weights, and mAP where both sides were scored.
+    The panels show gradients and distances on the same weights, and mAP where both sides were scored: with
+    its interval over seeds and people, or with one seed dashed over people.
 
     Args:
         untrained: `switch_effects.untrained_effects`, one row for each side.
@@ -439,9 +441,10 @@ def switch_panels(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) ->
         distances.plot(100 * row["distance_change"], position, "o", color="#2b5c8a")
     for _, row in effects[effects["seeds"] > 0].iterrows():
         position = positions[row["name"], row["side"]]
-        colour = "#b2452a" if row["verdict"].startswith("differs") else "#8c8c8c"
+        colour = "#b2452a" if row["verdict"] == DIFFERS else "#8c8c8c"
         low, high = (100 * row[f"map_difference_{bound}"] for bound in ("low", "high"))
-        scores.plot([low, high], [position] * 2, color=colour, linewidth=2.5, alpha=0.5)
+        style = "--" if row["seeds"] == 1 else "-"
+        scores.plot([low, high], [position] * 2, color=colour, linewidth=2.5, alpha=0.5, linestyle=style)
         scores.plot(100 * row["map_difference"], position, "o", color=colour)
     scores.axvline(0, color="black", linewidth=0.8)
     if not (effects["seeds"] > 0).any():
@@ -465,10 +468,12 @@ def switch_panels(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) ->
         xlim=(min([0, *untrained["gradient_cosine"]]) - 0.05, 1.05), ylim=(-0.6, len(effects) - 0.4)
     )
     distances.set(xlim=(-2, None))
+    intervals = ["95 % over seeds and people (red: differs)"] if (effects["seeds"] > 1).any() else []
+    intervals += ["dashed: one seed, 95 % over people"] if (effects["seeds"] == 1).any() else []
     texts = (
         (gradients, "same weights, one training batch", "cosine of the sides' gradients"),
         (distances, "same weights, test images", "change of distances (%)"),
-        (scores, "both sides scored, 95 % (red: differs)", "mAP, other side − released (points)"),
+        (scores, "\n".join(intervals) or "both sides scored", "mAP, other side − released (points)"),
     )
     first = effects["paper"].drop_duplicates().index[1:]  # where the next paper begins
     for axis, above, below in texts:

@@ -1,4 +1,4 @@
-"""Compares two methods over the same queries: runs of equal seeds are paired, people are resampled."""
+"""Compares two methods over the same queries: runs of equal seeds are paired, and the verdict is in words."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,66 +6,93 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from reidlib.statistics import Difference, hits, paired_difference, seed_summary
+from reidlib.crossed import CrossedEffect, crossed_effect, crossed_interval
+from reidlib.statistics import Interval, hits, holm, paired_difference
+
+MARGIN = 0.01  # a difference below one point of mAP counts as none
+DIFFERS, SMALL, CANNOT_TELL = "differs", f"smaller than {100 * MARGIN:.0f} point", "cannot tell"
+NO_VERDICT = "one seed: no verdict"
 
 
 class PairedEffect(NamedTuple):
-    """First minus second method, averaged over seeds; intervals and p are over people.
+    """First minus second method. With one seed, the crossed effects have no interval.
 
-    map_by_seed: the difference in mAP of each seed. second_rank1, second_map: scores of the second method,
-    means over seeds.
+    rank1_over_people, map_over_people: with one seed the interval over people, by resampling them; with
+    several None. It holds for this training only. map_by_seed: the difference in mAP of each seed.
+    second_rank1, second_map: scores of the second method, means over seeds.
     """
 
-    rank1: Difference
-    mean_ap: Difference
+    rank1: CrossedEffect
+    mean_ap: CrossedEffect
+    rank1_over_people: Interval | None
+    map_over_people: Interval | None
     map_by_seed: list[float]
     second_rank1: float
     second_map: float
 
 
 def paired_effect(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> PairedEffect:
-    """The difference between two methods, from each query's scores averaged over the seeds.
-
-    Interval and p hold for these trainings. They do not tell what other seeds give: map_by_seed shows that.
+    """The difference between two methods, over seeds and people together.
 
     Args:
         pairs: for each seed, the queries of the first and of the second method (`Run.queries`): the same
             queries in the same order, in every pair.
 
     Raises:
-        StatisticsError: as in `paired_difference`.
+        StatisticsError: as in `crossed_effect`.
     """
     people = pairs[0][0]["identity"].to_numpy()
     precisions = [
         np.stack([sides[side]["average_precision"].to_numpy(float) for sides in pairs]) for side in (0, 1)
     ]
     right = [np.stack([hits(sides[side]["first_match_rank"]) for sides in pairs]) for side in (0, 1)]
-    by_seed = [float(np.nanmean(one) - np.nanmean(two)) for one, two in zip(*precisions, strict=True)]
-    right, precisions = ([values.mean(axis=0) for values in sides] for sides in (right, precisions))
+    rank1, mean_ap = crossed_effect(*right, people), crossed_effect(*precisions, people)
     return PairedEffect(
-        rank1=paired_difference(*right, people),
-        mean_ap=paired_difference(*precisions, people),
-        map_by_seed=by_seed,
+        rank1=rank1,
+        mean_ap=mean_ap,
+        rank1_over_people=over_people(*right, people),
+        map_over_people=over_people(*precisions, people),
+        map_by_seed=[float(np.nanmean(one) - np.nanmean(two)) for one, two in zip(*precisions, strict=True)],
         second_rank1=float(np.nanmean(right[1])),
         second_map=float(np.nanmean(precisions[1])),
     )
 
 
-def verdict(p: float, difference: float, by_seed: Sequence[float], noise: float = 0.0) -> str:
-    """Whether a difference in mAP differs from 0, in words.
-
-    It has to differ over people, exceed the noise and, with several seeds, differ over seeds, too.
+def over_people(first: np.ndarray, second: np.ndarray, people: np.ndarray, **options: int) -> Interval | None:
+    """The interval over people of one seed's difference (1, Q); None with several seeds.
 
     Args:
-        p: over people, corrected for the number of comparisons.
-        difference: averaged over seeds; by_seed: of each seed.
-        noise: the largest difference that other random draws alone have made; 0: not known.
+        options: of `paired_difference`, such as resamples.
     """
-    if p >= 0.05:
-        return "indistinguishable"
-    if abs(difference) <= noise:
-        return "within the noise"
-    if len(by_seed) == 1:
-        return "differs (one seed)"
-    over_seeds = seed_summary(by_seed)
-    return "differs" if over_seeds.low > 0 or over_seeds.high < 0 else "varies with the seed"
+    if len(first) > 1:
+        return None
+    difference = paired_difference(first[0], second[0], people, **options)
+    return Interval(difference.estimate, difference.low, difference.high)
+
+
+def corrected_p(effects: Sequence[CrossedEffect]) -> list[float]:
+    """The effects' p, Holm-corrected over those that have one; NaN for the others."""
+    p = np.array([effect.p for effect in effects], dtype=float)
+    known = ~np.isnan(p)
+    p[known] = holm(p[known])
+    return p.tolist()
+
+
+def verdict(effect: CrossedEffect, p: float | None = None, *, noise: float = 0.0) -> str:
+    """What an effect tells about other seeds and other people, in words.
+
+    "smaller than 1 point": the 90 % interval lies within ± `MARGIN` (two one-sided tests at 5 %), whether or
+    not it leaves out 0. "differs": p < 0.05, and the difference is larger than the noise. "cannot tell":
+    neither. From one seed there is no verdict.
+
+    Args:
+        p: corrected for the number of comparisons; None: the effect's own.
+        noise: the difference that other random draws alone have made, over as many seeds; 0: not known.
+    """
+    if effect.seeds == 1:
+        return NO_VERDICT
+    p = effect.p if p is None else p
+    interval = crossed_interval(effect, 0.90)
+    if interval.low > -MARGIN and interval.high < MARGIN:
+        return SMALL
+    return DIFFERS if p < 0.05 and abs(effect.difference) > noise else CANNOT_TELL

@@ -28,9 +28,9 @@ from reidlib.progress import track_progress
 from reidlib.run import DID_NOT_LEARN, Run
 from reidlib.settings import ConfigError
 from reidlib.show.learning import learned
-from reidlib.show.paired import paired_effect, verdict
+from reidlib.show.paired import DIFFERS, NO_VERDICT, SMALL, PairedEffect, corrected_p, paired_effect, verdict
 from reidlib.show.text import DASH, NOT_RUN, p_value, points
-from reidlib.statistics import holm, interval_columns
+from reidlib.statistics import interval_columns
 from reidlib.switches import RELEASED, SWITCHES, Switch
 from reidlib.training.epoch import augmentation_of
 from reidlib.training.objective import loss_terms
@@ -292,12 +292,12 @@ def trained_effects(
     Returns:
         One row for each side that is not the released one: paper, number, name, side, what, base, effect (of
         the switch); seeds (how many have both sides); rank1 and map of the released side (fractions, means
-        over seeds); rank1_difference, map_difference, each with _low and _high (95 %); map_by_seed (list); p
-        (two-sided, of mAP, Holm-corrected over the rows that were run); verdict (`paired.verdict`, "noise",
-        or why there is nothing to compare). NaN if a side was not run. A seed of which a side did not learn
-        does not count.
+        over seeds); rank1_difference, map_difference, each with _low and _high (95 %, over seeds and people;
+        of one seed over people); map_by_seed (list); p (two-sided, of mAP, Holm-corrected over the rows of
+        several seeds; NaN for one); verdict (`paired.verdict`, "noise", or why there is nothing to compare).
+        NaN if a side was not run. A seed of which a side did not learn does not count.
     """
-    rows, known = [], {(run.method, run.seed): run for run in runs}
+    rows, found_effects, known = [], [], {(run.method, run.seed): run for run in runs}
     chosen = [switch for switch in SWITCHES if switch.is_trained or switch.effect == "scoring"]
     for switch in chosen:
         for side in switch.others:
@@ -310,31 +310,27 @@ def trained_effects(
                 else:
                     pairs.append(_sides(found, dataset, switch, side, cache))
             pairs = [pair for pair in pairs if pair]
-            row = {**names_of(switch, side), "verdict": nothing}
-            rows.append({**row, "seeds": len(pairs), **(_effect(pairs) if pairs else {})})
+            effect = paired_effect(pairs) if pairs else None
+            row = {**names_of(switch, side), "verdict": nothing, "seeds": len(pairs)}
+            rows.append({**row, **(_columns(effect) if effect else {})})
+            found_effects.append(effect)
     columns = ["paper", "number", "name", "side", "what", "base", "effect", "verdict"]
     columns += ["seeds", "rank1", "map"]
     columns += [f"{key}_difference{bound}" for key in ("rank1", "map") for bound in ("", "_low", "_high")]
     frame = pd.DataFrame(rows, columns=[*columns, "map_by_seed", "p"])
-    compared = frame["seeds"] > 0
-    if compared.any():
-        frame.loc[compared, "p"] = holm(frame.loc[compared, "p"].to_numpy(float))
-    noise = noise_of(frame)
-    return frame.assign(verdict=[_verdict(row, noise) for _, row in frame.iterrows()])
+    compared = frame.index[frame["seeds"] > 0]
+    frame.loc[compared, "p"] = corrected_p([found_effects[row].mean_ap for row in compared])
+    draws = frame.loc[compared, "name"] == NOISE
+    noise = max((abs(value) for value in frame.loc[compared, "map_difference"][draws]), default=0.0)
+    words = [verdict(found_effects[row].mean_ap, frame.loc[row, "p"], noise=noise) for row in compared]
+    frame.loc[compared, "verdict"] = np.where(draws, "noise", words)
+    return frame
 
 
 def noise_of(effects: pd.DataFrame) -> float:
-    """The largest change of mAP, over seeds, from other random draws alone; 0 if that switch was not run."""
+    """The largest change of mAP in any seed from other random draws alone; 0 if that switch was not run."""
     draws = effects[(effects["name"] == NOISE) & (effects["seeds"] > 0)]["map_by_seed"]
     return max((abs(value) for values in draws for value in values), default=0.0)
-
-
-def _verdict(row: pd.Series, noise: float) -> str:
-    if not row["seeds"]:
-        return row["verdict"]
-    if row["name"] == NOISE:
-        return "noise"
-    return verdict(row["p"], row["map_difference"], row["map_by_seed"], noise)
 
 
 def runs_of_rows(runs: Sequence[Run], seed: int) -> dict[str, Run]:
@@ -394,21 +390,23 @@ def _scored_again(run: Run, dataset: ReidDataset, settings: Mapping[str, Any], c
     )
 
 
-def _effect(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, Any]:
-    """`paired_effect` as columns."""
-    effect = paired_effect(pairs)
+def _columns(effect: PairedEffect) -> dict[str, Any]:
     found: dict[str, Any] = {"rank1": effect.second_rank1, "map": effect.second_map}
-    for key, difference in (("rank1", effect.rank1), ("map", effect.mean_ap)):
-        found[f"{key}_difference"] = difference.estimate
-        found |= interval_columns(f"{key}_difference", (difference.low, difference.high))
-    return {**found, "map_by_seed": effect.map_by_seed, "p": effect.mean_ap.p_value}
+    for key, crossed, over_people in (
+        ("rank1", effect.rank1, effect.rank1_over_people),
+        ("map", effect.mean_ap, effect.map_over_people),
+    ):
+        found[f"{key}_difference"] = crossed.difference
+        found |= interval_columns(f"{key}_difference", (over_people or crossed)[1:3])
+    return {**found, "map_by_seed": effect.map_by_seed}
 
 
 def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
-    """`trained_effects` as text, in points; "not run" if a side was not run."""
+    """`trained_effects` as text, in points; "not run" if a side was not run. One seed's interval is named."""
 
     def difference(row: pd.Series, key: str) -> str:
-        return points(*(row[f"{key}_difference{bound}"] for bound in ("", "_low", "_high")))
+        bounds = (row[f"{key}_difference{bound}"] for bound in ("", "_low", "_high"))
+        return points(*bounds, over="people" if row["seeds"] == 1 else "")
 
     rows = []
     for _, row in effects.iterrows():
@@ -443,22 +441,27 @@ def switch_sentence(effects: pd.DataFrame) -> str:
             "No two sides of a switch were scored here: nothing can be said about effects on the scores."
             + unknown
         )
-    apart = run[run["verdict"].str.startswith("differs")]
-    text = (
-        f"{len(run)} of {len(effects)} sides were scored here beside the released one; "
-        f"{len(apart)} change mAP distinguishably "
-    )
-    text += "(permutation test over people, Holm-corrected, 5 %)"
-    named = "; ".join(f"{row['what']} {100 * row['map_difference']:+.1f}" for _, row in apart.iterrows())
-    text += f": {named} points, against as released." if named else "."
+    text = f"{len(run)} of {len(effects)} sides were scored here beside the released one."
+    if (run["seeds"] > 1).any():
+        apart, small = (run[run["verdict"] == word] for word in (DIFFERS, SMALL))
+        text += (
+            f" With several seeds, {len(apart)} of {(run['seeds'] > 1).sum()} change mAP "
+            "(over seeds and people together, Holm-corrected, 5 %)"
+        )
+        named = "; ".join(f"{row['what']} {100 * row['map_difference']:+.1f}" for _, row in apart.iterrows())
+        text += f": {named} points, against as released." if named else "."
+        text += f" The change is {SMALL}: {'; '.join(small['what'])}." if len(small) else ""
     if NOISE in set(run["name"]):
         text += (
             " The order of the branches changes only the random draws, "
-            f"and moves mAP by up to {100 * noise_of(run):.1f} "
+            f"and moves mAP by up to {100 * noise_of(run):.1f} points in one seed. A difference only "
+            "counts if it is larger than what that does to the mean over seeds."
         )
-        text += "points: what moves it less counts as noise, whatever its p."
-    if (run["seeds"] == 1).any():
-        text += " Where there is one seed of each, how much seeds move a difference is not known."
+    if (run["verdict"] == NO_VERDICT).any():
+        text += (
+            " Where there is one seed of each, how much seeds move a difference is not known: "
+            "there is no verdict."
+        )
     return text + unknown
 
 

@@ -17,7 +17,7 @@ from reidlib.datasets import DATASET_TITLES
 from reidlib.experiment import Experiment
 from reidlib.run import DID_NOT_LEARN, Run
 from reidlib.show.learning import learned, marked, over_learned
-from reidlib.show.paired import paired_effect, verdict
+from reidlib.show.paired import DIFFERS, NO_VERDICT, SMALL, corrected_p, paired_effect, verdict
 from reidlib.show.published import (
     PAPER_COLUMN,
     SVD_ROW,
@@ -36,7 +36,7 @@ from reidlib.show.text import (
     percent_of_seeds,
     percent_over_seeds,
 )
-from reidlib.statistics import holm, interval_columns, seed_summary
+from reidlib.statistics import interval_columns, seed_summary
 from reidlib.switches import LEFT_OUT, RELEASED, SWITCHES
 
 ONE_SEED = "one seed"
@@ -206,10 +206,11 @@ def effects_table(runs: Sequence[Run], reference: str) -> pd.DataFrame:
 
     Returns:
         Columns method, seeds ("seeds 0, 1"), "rank-1 difference [95 %]", "mAP difference [95 %]" (points,
-        intervals over people), "mAP by seed" ("one seed" if there is only one), "p (Holm)" (two-sided, for
-        mAP, Holm-corrected over the table's rows) and verdict (see `paired.verdict`). Empty if no other
-        method has a seed of the reference. Seeds of which one side did not learn are not compared; a row
-        without any other has dashes and the verdict "did not learn".
+        intervals over seeds and people; of one seed "over people", by name), "mAP by seed" ("one seed" if
+        there is only one), "p (Holm)" (two-sided, for mAP, Holm-corrected over the rows of several seeds;
+        "–" for one) and verdict (see `paired.verdict`). Empty if no other method has a seed of the reference.
+        Seeds of which one side did not learn are not compared; a row without any other has dashes and the
+        verdict "did not learn".
     """
     of_method = by_method(runs)
     bases = {run.seed: run for run in of_method.pop(reference, [])}
@@ -233,17 +234,15 @@ def effects_table(runs: Sequence[Run], reference: str) -> pd.DataFrame:
         rows.append(
             row
             | {
-                "rank-1 difference [95 %]": effect_points(effect.rank1),
-                "mAP difference [95 %]": effect_points(effect.mean_ap),
+                "rank-1 difference [95 %]": effect_points(effect.rank1, effect.rank1_over_people),
+                "mAP difference [95 %]": effect_points(effect.mean_ap, effect.map_over_people),
                 "mAP by seed": by_seed if len(compared) > 1 else ONE_SEED,
             }
         )
     frame = pd.DataFrame(rows, columns=columns)
-    corrected = iter(holm([effect.mean_ap.p_value for effect in effects if effect]))
+    corrected = iter(corrected_p([effect.mean_ap for effect in effects if effect]))
     judged = [
-        (p_value(p := next(corrected)), verdict(p, effect.mean_ap.estimate, effect.map_by_seed))
-        if effect
-        else (DASH, DID_NOT_LEARN)
+        (p_value(p := next(corrected)), verdict(effect.mean_ap, p)) if effect else (DASH, DID_NOT_LEARN)
         for effect in effects
     ]
     frame["p (Holm)"], frame["verdict"] = zip(*judged, strict=True) if judged else ([], [])
@@ -258,23 +257,30 @@ def effects_sentence(effects: pd.DataFrame, reference: str) -> str:
             f"Nothing can be compared with {title}: it was not run, or nothing else with the same seed was."
         )
     without = effects[effects["verdict"] == DID_NOT_LEARN]
-    unknown = f" Not compared, because the row or {title} {DID_NOT_LEARN}: {', '.join(without['method'])}."
-    if len(without) == len(effects):
-        return unknown.strip()
-    apart = effects[effects["verdict"].str.startswith("differs")]
-    text = f"By mAP over the same queries, {len(apart)} of {len(effects) - len(without)} rows can be told "
-    text += f"apart from {title} (permutation test over people, Holm-corrected, 5 %)"
-    named = [f"{row['method']} {row['mAP difference [95 %]']}" for _, row in apart.iterrows()]
-    text += (": " + "; ".join(named) if named else "") + "."
-    varies = effects[effects["verdict"] == "varies with the seed"]
-    if len(varies):
-        text += f" It varies with the seed for {', '.join(varies['method'])}."
-    text += unknown if len(without) else ""
-    if (effects["mAP by seed"] == ONE_SEED).any():
-        text += (
-            " Of rows with one seed, the intervals are over people only: another training may differ more."
-        )
-    return text
+    judged = effects[~effects["verdict"].isin([NO_VERDICT, DID_NOT_LEARN])]
+    sentences = []
+    if len(judged):
+        apart = judged[judged["verdict"] == DIFFERS]
+        named = [f"{row['method']} {row['mAP difference [95 %]']}" for _, row in apart.iterrows()]
+        sentences += [
+            f"By mAP over the same queries, {len(apart)} of {len(judged)} rows with several seeds differ "
+            f"from {title} (over seeds and people together, Holm-corrected, 5 %)"
+            + (": " + "; ".join(named) if named else "")
+            + "."
+        ]
+    for word, members in judged[judged["verdict"] != DIFFERS].groupby("verdict")["method"]:
+        before = "The difference is" if word == SMALL else "One"
+        sentences += [f"{before} {word}: {', '.join(members)}."]
+    alone = effects.loc[effects["verdict"] == NO_VERDICT, "method"]
+    if len(alone):
+        sentences += [
+            f"No verdict rests on one seed ({', '.join(alone)}): its interval is over people only, and "
+            "another training may differ more."
+        ]
+    if len(without):
+        names = ", ".join(without["method"])
+        sentences += [f"Not compared, because the row or {title} {DID_NOT_LEARN}: {names}."]
+    return " ".join(sentences)
 
 
 def comparison_table(runs: RunsByDataset, name: str, dataset: str, profile: str) -> pd.DataFrame:

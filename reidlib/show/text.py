@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from reidlib.crossed import CrossedEffect
 from reidlib.errors import shown
-from reidlib.statistics import Difference, seed_summary
+from reidlib.statistics import Interval, seed_summary
 
 # The notebooks show tables as HTML, and a cell may hold a name from data, such as the path of weights.
 pd.set_option("styler.format.escape", "html")
@@ -27,19 +28,28 @@ def percent(fraction: float | None, interval: Sequence[float] | None = None) -> 
     return f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if known else text
 
 
-def points(difference: float, low: float, high: float) -> str:
-    """A difference of fractions in points: "+1.2 [-0.3, +2.7]"; with NaN bounds "+1.2"."""
+def points(difference: float, low: float, high: float, over: str = "") -> str:
+    """A difference of fractions in points: "+1.2 [-0.3, +2.7]"; with NaN bounds "+1.2".
+
+    over: what the interval is over, if that has to be said: "+1.2, over people [-0.3, +2.7]".
+    """
     text = f"{100 * difference:+.1f}"
-    return text if math.isnan(low) else f"{text} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    if math.isnan(low):
+        return text
+    return f"{text}{f', over {over}' if over else ''} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def effect_points(effect: Difference) -> str:
-    """`points` of a paired difference."""
-    return points(effect.estimate, effect.low, effect.high)
+def effect_points(effect: CrossedEffect, over_people: Interval | None = None) -> str:
+    """`points` of a difference with its interval over seeds and people; of one seed, over people by name."""
+    if over_people is None:
+        return points(*effect[:3])
+    return points(*over_people, over="people")
 
 
 def p_value(p: float) -> str:
-    """0.0312 → "0.031", "< 0.001" below that."""
+    """0.0312 → "0.031", "< 0.001" below that, "–" for NaN: there is none."""
+    if math.isnan(p):
+        return DASH
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 

@@ -151,7 +151,7 @@ def test_scores_draws_points_intervals_and_references():
     np.testing.assert_allclose([point.get_xdata()[0] for point in points], [50, 75, 10])
     colours = [to_hex(point.get_color()) for point in points]
     assert colours[0] == colours[1] != colours[2]
-    assert figure.get_suptitle() == "Scores, 95 % intervals" and not figure.legends
+    assert figure.get_suptitle() == "Scores, 95 % intervals over people" and not figure.legends
 
 
 def test_scores_of_several_seeds_are_told_from_those_of_one():
@@ -204,10 +204,10 @@ def untrained_and_effects():
     )
     effects = pd.DataFrame(
         [
-            ["ABD-Net", "4", "sign", "sign of `cam`", 2, -0.02, -0.03, -0.01, "differs (one seed)"],
+            ["ABD-Net", "4", "sign", "sign of `cam`", 2, -0.02, -0.03, -0.01, "differs"],
             ["ABD-Net", "5", "head", "the plain path, `before`", 0, nan, nan, nan, "not run"],
             ["PFSA", "2", "sa1", "SA₁", 0, nan, nan, nan, "not run"],
-            ["PFSA", "5", "reranking", "scores published", 1, 0.01, -0.005, 0.025, "indistinguishable"],
+            ["PFSA", "5", "reranking", "scores published", 1, 0.01, -0.005, 0.025, "one seed: no verdict"],
         ],
         columns=[
             "paper",
@@ -246,6 +246,10 @@ def test_switch_panels_draw_what_was_run_and_name_what_was_not():
     certain, uncertain = (to_hex(line.get_color()) for line in intervals)
     assert int(certain[1:3], 16) > 2 * int(certain[3:5], 16), "red where they differ"
     assert uncertain[1:3] == uncertain[3:5] == uncertain[5:7]
+    assert [line.get_linestyle() for line in intervals] == ["-", "--"], "an interval of one seed is dashed"
+    assert scores.get_title() == (
+        "95 % over seeds and people (red: differs)\ndashed: one seed, 95 % over people"
+    )
     assert gradients.get_xlim()[0] < -0.25, "an opposite gradient has to be seen"
 
     def notes(axis):
@@ -279,6 +283,7 @@ def test_switch_panels_where_nothing_was_run():
     *_, scores = drawn(figures.switch_panels(untrained, effects, "t")).axes
     assert texts(scores) == ["not run"] * 4
     assert scores.get_xticks().tolist() == [0] and scores.get_xlim() == (-1, 1), "no scale is made up"
+    assert scores.get_title() == "both sides scored", "there is no interval to explain"
 
 
 def test_switch_panels_write_their_notes_from_top_to_bottom():

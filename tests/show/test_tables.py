@@ -73,7 +73,7 @@ def test_the_ablation_prints_the_papers_numbers_and_ours(study):
     assert table.loc["Baseline (XE)", ours].tolist() == ["50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]", DASH]
     # Every query is 12.5 points better, so the interval is a point.
     assert table.loc["ABD-Net (XE)", ours].tolist() == [
-        "62.5 [52.5, 72.5]", "37.5 [32.5, 42.5]", "+12.5 [+12.5, +12.5]",
+        "62.5 [52.5, 72.5]", "37.5 [32.5, 42.5]", "+12.5, over people [+12.5, +12.5]",
     ]  # fmt: skip
     assert table.loc[SVD_ROW, ours].tolist() == ["not reproduced", "not reproduced", DASH]
     for method in ("baseline+pam", "baseline+of+ow", "abdnet"):
@@ -91,7 +91,7 @@ def test_the_ablation_shows_the_seeds_that_there_are(study):
         "50.0 ± 14.1 (2 seeds)", "25.0 ± 7.1 (2 seeds)",
     ]  # fmt: skip
     effects = table["mAP vs baseline [95 %]"]
-    assert effects["Baseline (XE) + PAM"] == "-5.0 [-5.0, -5.0]", (
+    assert effects["Baseline (XE) + PAM"] == "-5.0, over people [-5.0, -5.0]", (
         "against the baseline of seed 1, which has 30"
     )
     assert effects["ABD-Net"] == DASH, "no baseline has its seed"
@@ -267,20 +267,22 @@ def test_effects_are_differences_of_means_by_hand(study):
     table = tables.effects_table([base, better], "baseline")
     assert table["method"].tolist() == ["ABD-Net"]
     # For every person, one of two queries becomes right.
-    assert table.loc[0, "rank-1 difference [95 %]"] == "+50.0 [+50.0, +50.0]"
-    assert table.loc[0, "mAP difference [95 %]"] == "+20.0 [+20.0, +20.0]"
-    # p: two of the 2¹⁰ swaps of people are as extreme, so 2 / 1024.
-    assert (table.loc[0, "p (Holm)"], table.loc[0, "verdict"]) == ("0.002", "differs (one seed)")
+    assert table.loc[0, "rank-1 difference [95 %]"] == "+50.0, over people [+50.0, +50.0]"
+    assert table.loc[0, "mAP difference [95 %]"] == "+20.0, over people [+20.0, +20.0]"
+    # However far apart two trainings are, they are two trainings.
+    assert (table.loc[0, "p (Holm)"], table.loc[0, "verdict"]) == (DASH, "one seed: no verdict")
     assert (table.loc[0, "seeds"], table.loc[0, "mAP by seed"]) == ("seed 0", "one seed")
-    sentence = tables.effects_sentence(table, "baseline")
-    assert "1 of 1 rows can be told apart from Baseline (XE)" in sentence
-    assert (
-        "ABD-Net +20.0 [+20.0, +20.0]. Of rows with one seed, the intervals are over people only" in sentence
+    assert tables.effects_sentence(table, "baseline") == (
+        "No verdict rests on one seed (ABD-Net): its interval is over people only, and another training may "
+        "differ more."
     )
 
 
 def test_effects_pair_equal_seeds_and_average_the_differences(study):
-    """Seeds 0 and 1 gain 10 and 14 points, seed 2 only exists on one side. By hand: 12 ± 12.7 · 2.83 / √2."""
+    """Seeds 0 and 1 gain 10 and 14 points, seed 2 only exists on one side. By hand: 12 ± 12.7 · 2.83 / √2.
+
+    p is twice the tail of Student's t, 12 / 2 = 6, with 1 degree of freedom: 2 / π · arctan(1 / 6) = 0.105.
+    """
     seeds(study, "baseline", 0.2, 0.4, 0.9)
     seeds(study, "abdnet", 0.3, 0.54)
     fabricate(study, "baseline+pam", 0.21, seed=0)
@@ -289,16 +291,33 @@ def test_effects_pair_equal_seeds_and_average_the_differences(study):
     table = tables.effects_table(finished_runs(study), "baseline").set_index("method")
     found = table.loc["ABD-Net"]
     assert (found["seeds"], found["mAP by seed"]) == ("seeds 0, 1", "+10.0, +14.0")
-    assert found["mAP difference [95 %]"] == "+12.0 [+12.0, +12.0]"
-    assert found["p (Holm)"] == "0.006", "2 of 2¹⁰ swaps of people, for three rows"
-    assert found["verdict"] == "varies with the seed", "over seeds the interval is -13.4 to 37.4"
-    assert table.loc["Baseline (XE) + PAM", "mAP by seed"] == "one seed"
-    # 10, 11 and 9 points: the mean is 10, its interval over seeds 7.5 to 12.5
-    assert table.loc["Baseline (XE) + CAM", ["mAP by seed", "verdict"]].tolist() == [
-        "+10.0, +11.0, +9.0", "differs",
+    assert found["mAP difference [95 %]"] == "+12.0 [-13.4, +37.4]"
+    assert (found["p (Holm)"], found["verdict"]) == ("0.105", "cannot tell")
+    assert table.loc["Baseline (XE) + PAM", ["mAP by seed", "p (Holm)", "verdict"]].tolist() == [
+        "one seed", DASH, "one seed: no verdict",
     ]  # fmt: skip
-    sentence = tables.effects_sentence(table.reset_index(), "baseline")
-    assert "2 of 3 rows can be told apart" in sentence and "It varies with the seed for ABD-Net." in sentence
+    # 10, 11 and 9 points: t = 10 · √3 / 1 with 2 degrees of freedom. p is 0.0033, and doubled, as two rows
+    # have several seeds: the row of one seed is no comparison.
+    assert table.loc["Baseline (XE) + CAM", ["mAP by seed", "p (Holm)", "verdict"]].tolist() == [
+        "+10.0, +11.0, +9.0", "0.007", "differs",
+    ]  # fmt: skip
+    assert tables.effects_sentence(table.reset_index(), "baseline").startswith(
+        "By mAP over the same queries, 1 of 2 rows with several seeds differ from Baseline (XE) (over seeds "
+        "and people together, Holm-corrected, 5 %): Baseline (XE) + CAM +10.0 [+7.5, +12.5]. One cannot "
+        "tell: ABD-Net. No verdict rests on one seed (Baseline (XE) + PAM): "
+    )
+
+
+def test_a_difference_below_one_point_is_said_to_be_small(study):
+    """0.3, 0.4 and 0.5 points: 0.4 ± 0.25 at 95 %, which leaves out 0, but at 90 % lies within ± 1."""
+    seeds(study, "baseline", 0.2, 0.2, 0.2)
+    seeds(study, "abdnet", 0.203, 0.204, 0.205)
+    table = tables.effects_table(finished_runs(study), "baseline")
+    assert table.loc[0, "mAP difference [95 %]"] == "+0.4 [+0.2, +0.6]"
+    assert (table.loc[0, "p (Holm)"], table.loc[0, "verdict"]) == ("0.020", "smaller than 1 point")
+    assert tables.effects_sentence(table, "baseline").endswith(
+        "The difference is smaller than 1 point: ABD-Net."
+    )
 
 
 def test_an_effect_of_several_seeds_hides_no_query(study):
@@ -308,7 +327,9 @@ def test_an_effect_of_several_seeds_hides_no_query(study):
         fabricate(study, "baseline", 0.5, seed=seed)
         fabricate(study, "abdnet", [0.5 + sign * gain for gain in gains], seed=seed)
     row = tables.effects_table(finished_runs(study), "baseline").iloc[0]
-    assert row["mAP difference [95 %]"] == "+0.0 [+0.0, +0.0]" and row["verdict"] == "indistinguishable"
+    # The rest's mean square is 2 · 10 · 10² / 9 points; over 2 seeds and 10 people it is 11.1, its root 3.33,
+    # times Student's t for 9 people, 2.262.
+    assert (row["mAP difference [95 %]"], row["verdict"]) == ("+0.0 [-7.5, +7.5]", "cannot tell")
 
 
 def test_effects_are_signed_ordered_and_of_the_same_seed(study):
@@ -322,9 +343,10 @@ def test_effects_are_signed_ordered_and_of_the_same_seed(study):
     table = tables.effects_table(runs, "baseline")
     assert table["method"].tolist() == ["Baseline (XE) + PAM", "ABD-Net"]
     assert table["seeds"].tolist() == ["seed 0", "seed 0"]
-    assert table["mAP difference [95 %]"].tolist() == ["+0.0 [+0.0, +0.0]", "-30.0 [-30.0, -30.0]"]
-    assert table["verdict"].tolist() == ["indistinguishable", "differs (one seed)"]
-    assert table["p (Holm)"].tolist() == ["1.000", "0.004"]  # 2 / 1024, doubled for two rows
+    assert table["mAP difference [95 %]"].tolist() == [
+        "+0.0, over people [+0.0, +0.0]", "-30.0, over people [-30.0, -30.0]",
+    ]  # fmt: skip
+    assert set(table["verdict"]) == {"one seed: no verdict"} and set(table["p (Holm)"]) == {DASH}
 
 
 def test_queries_without_a_match_count_in_no_difference(study):
@@ -332,8 +354,8 @@ def test_queries_without_a_match_count_in_no_difference(study):
     base = fabricate(study, "baseline", [0.2, NAN] * 10, ranks=[2, NAN] * 10)
     other = fabricate(study, "abdnet", [0.5, NAN] * 10, ranks=[1, NAN] * 10)
     table = tables.effects_table([base, other], "baseline")
-    assert table.loc[0, "mAP difference [95 %]"] == "+30.0 [+30.0, +30.0]"
-    assert table.loc[0, "rank-1 difference [95 %]"] == "+100.0 [+100.0, +100.0]"
+    assert table.loc[0, "mAP difference [95 %]"] == "+30.0, over people [+30.0, +30.0]"
+    assert table.loc[0, "rank-1 difference [95 %]"] == "+100.0, over people [+100.0, +100.0]"
 
 
 def test_without_the_reference_there_are_no_effects(study):
@@ -516,7 +538,13 @@ def test_scores_of_a_single_person_are_shown_without_intervals_everywhere(study)
         cells = [str(cell) for cell in table.to_numpy().ravel()]
         assert not [cell for cell in cells if "nan" in cell or "[" in cell], table
     assert shown[0].loc[0, "rank-1 [95 %]"] == "50.0" and shown[4].loc[0, "mAP difference [95 %]"] == "+0.0"
-    assert set(shown[4]["verdict"]) == {"indistinguishable"}
+    assert set(shown[4]["verdict"]) == {"one seed: no verdict"}
+    again = [
+        fabricate(study, method, [0.25, 0.75], **alone, seed=1, reranked=scored)
+        for method in ("baseline", "abdnet")
+    ]
+    of_two = tables.effects_table([*runs[:2], *again], "baseline").loc[0]
+    assert of_two[["mAP difference [95 %]", "p (Holm)", "verdict"]].tolist() == ["+0.0", DASH, "cannot tell"]
 
 
 def test_coverage_says_what_was_not_run(study):

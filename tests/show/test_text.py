@@ -1,8 +1,9 @@
 """Numbers as text."""
 
+from reidlib.crossed import CrossedEffect
 from reidlib.show import text
 from reidlib.show.text import DASH
-from reidlib.statistics import Difference
+from reidlib.statistics import Interval
 
 
 def test_percentages():
@@ -16,11 +17,17 @@ def test_percentages():
 def test_differences_are_signed_points():
     assert text.points(0.012, -0.003, 0.027) == "+1.2 [-0.3, +2.7]"
     assert text.points(0.012, float("nan"), float("nan")) == "+1.2"
-    assert text.effect_points(Difference(-0.25, -0.5, 0.0, p_value=0.03)) == "-25.0 [-50.0, +0.0]"
+    assert text.points(0.012, -0.003, 0.027, over="people") == "+1.2, over people [-0.3, +2.7]"
+    assert text.points(0.012, float("nan"), float("nan"), over="people") == "+1.2"
+    effect = CrossedEffect(-0.25, -0.5, 0.0, 0.05, 3, 60, 9.0, 0.1, 0.2, 0.3)
+    assert text.effect_points(effect) == "-25.0 [-50.0, +0.0]"
+    over_people = Interval(-0.25, -0.375, -0.125)
+    assert text.effect_points(effect, over_people) == "-25.0, over people [-37.5, -12.5]"
 
 
 def test_p_values_are_not_zero():
     assert [text.p_value(p) for p in (1, 0.0312, 0.001, 0.00099)] == ["1.000", "0.031", "0.001", "< 0.001"]
+    assert text.p_value(float("nan")) == DASH, "one seed has no p"
 
 
 def test_scores_over_seeds_by_hand():
