@@ -85,15 +85,17 @@ METHODS: dict[str, Method] = {
     "pfsa+sa1": Method("P + DS with SA₂, SA₁", "pfsa", {"spatial_attention": "sa1+sa2"}),
 }
 
+# Switch → further rows, beside its own, that have variants. Only the reference runs train these.
+FURTHER_ROWS = {"sa-normalization": ("gap+sa1",)}
+
 # All sides of every switch that changes training, as differences from the switch's row. No table lists them.
 VARIANTS: dict[str, Method] = {
-    f"{switch.base}.{switch.name}.{name}": Method(
-        f"{METHODS[switch.base].title}, {switch.what}: {name.replace('-', ' ')}",
-        switch.base,
-        side.settings,
+    f"{base}.{switch.name}.{name}": Method(
+        f"{METHODS[base].title}, {switch.what}: {name.replace('-', ' ')}", base, side.settings
     )
     for switch in SWITCHES
     if switch.is_trained
+    for base in (switch.base, *FURTHER_ROWS.get(switch.name, ()))
     for name, side in switch.sides.items()
 }
 

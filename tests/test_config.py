@@ -6,6 +6,7 @@ from dataclasses import fields
 import pytest
 
 from reidlib.config import (
+    FURTHER_ROWS,
     METHODS,
     PROFILES,
     VARIANTS,
@@ -313,7 +314,11 @@ def test_variants_are_the_sides_of_every_trained_switch():
     names = [switch.name for switch in SWITCHES]
     assert len(set(names)) == len(names)
     assert list(VARIANTS) == [
-        f"{s.base}.{s.name}.{side}" for s in SWITCHES if s.is_trained for side in s.sides
+        f"{base}.{s.name}.{side}"
+        for s in SWITCHES
+        if s.is_trained
+        for base in (s.base, *FURTHER_ROWS.get(s.name, ()))
+        for side in s.sides
     ]
     assert not set(VARIANTS) & set(METHODS)
     titles = [title_of(name) for name in (*METHODS, *VARIANTS)]

@@ -24,6 +24,7 @@ from reidlib.files import REPOSITORY, absolute_path, file_digest, write_atomical
 from reidlib.run import RunFiles
 from reidlib.study.parameters import check_values
 
+REFERENCE = REPOSITORY / "results" / "reference"  # committed, see reidlib.study.reference
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 # Signs that begin something in Markdown: code, stress, HTML, a formula, a cell, the target of a link.
 _MARKS = re.compile(r"[\\`*<&$|~]|(?<![^\W_])_|_(?![^\W_])|\](?=\()")
