@@ -16,9 +16,10 @@ require_sound_python()  # before the imports below, which would fail with a trac
 from pathlib import Path
 
 from reidlib.config import METHODS, OF_FILES, experiment_for, run_of, title_of
+from reidlib.files import REPOSITORY
 from reidlib.study import command_line
 from reidlib.study.command_line import Front, Request
-from reidlib.study.steps import Step
+from reidlib.study.steps import Step, declared_parameters
 from reidlib.switches import SWITCHES
 
 FRONT = Front(
@@ -33,6 +34,8 @@ PUBLISHED = ("data/paper",)  # the papers' numbers: a table is made again when o
 
 def steps(request: Request) -> list[Step]:
     """Every notebook of the study with its parameters. Each step comes after those it needs."""
+    if request.reference:
+        return reference_steps(request)
     if request.checkpoint:
         return [checkpoint_step(request)]
     study, methods, seeds, overrides = request.study, request.methods, list(request.seeds), request.overrides
@@ -163,6 +166,37 @@ def checkpoint_step(request: Request) -> Step:
         reads=(*PUBLISHED, request.checkpoint),
         images=request.images,
     )
+
+
+# Notebook → the rows that it cannot do without, and what it writes, for the pages of reference runs.
+REFERENCE_PAGES = {
+    "05_findings": ((), ()),
+    "20_ablation_abdnet": (
+        ("baseline",),
+        ("tables/ablation_abdnet.csv", "figures/ablation_abdnet.png"),
+    ),
+    "21_ablation_spatial_attention": (("gap",), ("tables/ablation_pfsa.csv", "figures/ablation_pfsa.png")),
+    "22_paper_vs_code": (("abdnet", "pfsa"), ("tables/switches.csv", "figures/switches.png")),
+    "90_report": (("baseline",), ("tables/runs.csv", "tables/pfsa.csv", "figures/overview.png")),
+}
+
+
+def reference_steps(request: Request) -> list[Step]:
+    """The notebooks that need runs but no weights, embeddings or images, for a reference study."""
+    parameters = {
+        **parameters_of(request),
+        "reference": request.reference,
+        "overrides": request.overrides,
+        "seeds": list(request.seeds),
+    }
+    found = []
+    for notebook, (needed, produces) in REFERENCE_PAGES.items():
+        path = REPOSITORY / "notebooks" / f"{notebook}.ipynb"
+        if path.is_file() and {*needed} <= {*request.methods}:
+            declared = declared_parameters(path)
+            own = {name: value for name, value in parameters.items() if name in declared}
+            found.append(Step(notebook, notebook, own, (), produces, reads=(*PUBLISHED, request.reference)))
+    return found
 
 
 def parameters_of(request: Request) -> dict:

@@ -13,13 +13,14 @@ runs/<method>-seed<k>/  weights.json      what the weights are made from: traini
                                           gallery images, code
                         embeddings.npz    embeddings of query and gallery
                         queries.csv       average precision and rank of the first match of every query, and
-                                          measures of its features
+                                          measures of its features (reference runs: queries.csv.gz)
                         metrics.json      the scores; written last: if it exists, the run is finished
                         tensorboard/      the curves, if asked for
 runs/.<run>.lock                          locked by the process that makes the run
 A run that scores released weights has no curves; its weights.json names their file.
 """
 
+import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -192,6 +193,18 @@ def read_embeddings(files: RunFiles) -> dict[str, np.ndarray]:
 
 
 def _read_csv(path: Path) -> "pd.DataFrame":
+    """The table in a file, or in the file of that name with .gz.
+
+    Raises:
+        FileError: it is missing or damaged.
+    """
     import pandas as pd  # slow to import; listing runs does not need it
 
-    return pd.read_csv(path)
+    compressed = path.with_name(f"{path.name}.gz")
+    try:
+        return pd.read_csv(compressed if compressed.is_file() else path)
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise FileError(
+            f"The file {path} cannot be read ({type(error).__name__}). Delete it and run the step that "
+            "writes it again."
+        ) from error

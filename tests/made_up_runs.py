@@ -1,6 +1,7 @@
 """Made-up finished runs: all files of a run except the weights, with the scores that a test asks for."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import pandas as pd
 from reidlib.config import experiment_for
 from reidlib.evaluation.measures import COLUMNS, WEIGHTS
 from reidlib.experiment import Housekeeping, ScoringSettings, TrainingSettings
-from reidlib.files import write_json
+from reidlib.files import read_json, write_json
 from reidlib.run import Run, RunFiles, read_run
+from reidlib.study.reference import plan_of
+from reidlib.study.reference_files import keep_points, keep_run
 from reidlib.study.results import Study
 
 IMAGES = "0" * 16  # fingerprint of the images of a run, unless a test asks for others
@@ -97,3 +100,52 @@ def fabricate(
     write_json(files.training, {**training, "scored_with": between_epochs})
     write_json(files.metrics, {**scores, **training, **rest, **metrics})
     return read_run(files.folder)
+
+
+def fabricate_reference(
+    root: Path,
+    name: str,
+    runs: Mapping[tuple[str, int], float | Sequence[float]],
+    *,
+    code: str = "made up",
+    settings: Mapping[str, Any] | None = None,
+    **facts: Any,
+) -> Path:
+    """Adds finished runs to a reference study, and returns its folder, root/name.
+
+    Args:
+        runs: (method, seed) → average precisions, as in `fabricate`.
+        code: digest of the code of training.
+        settings: settings that replace those of the plan.
+        facts: as in `fabricate`.
+    """
+    plan = plan_of(name)
+    work = Study(plan.profile, plan.dataset, root / f".work-{name}-{len(list(root.glob('.work-*')))}")
+    where = {
+        "commit": "abc",
+        "python": "3",
+        "torch": "2",
+        "processor": "made up",
+        "cores": 2,
+        "device": "cpu",
+    }
+    for (method, seed), precisions in runs.items():
+        overrides = {**plan.overrides(method, "/home/someone/my weights.pth"), **(settings or {})}
+        run = fabricate(
+            work,
+            method,
+            precisions,
+            seed=seed,
+            settings=overrides,
+            **{"made_by": where, "scored_by": where, **facts},
+        )
+        record = read_json(run.files.weights_record)
+        record["made_from"] |= {"code": code, **({"pretrained": "f" * 64} if plan.pretrained else {})}
+        write_json(run.files.weights_record, record)
+        keep_run(read_run(run.folder), root / name)
+    points = [
+        {"method": "colour histogram", **dict.fromkeys(("rank1", "rank5", "map", "minp"), 0.1)}
+        | dict.fromkeys(("rank1_low", "rank1_high", "map_low", "map_high"), 0.1)
+    ]
+    keep_points(pd.DataFrame(points), IMAGES, root / name)
+    return root / name

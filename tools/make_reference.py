@@ -1,8 +1,9 @@
 """Makes the runs of a reference study: `python tools/make_reference.py STUDY --work DIR …`.
 
-Runs that are missing are trained one after the other, all rows of one seed first, in processes of their own.
-A finished run is copied at once, as small files, into results/reference/STUDY/ (see reidlib.study.reference),
-and the copy is what counts: a run that is there with the same settings, images and code is not made again.
+Runs that are missing are trained one after the other, all rows of one seed first, each in its own process.
+A finished run is copied at once, as small files (reidlib.study.reference_files), into
+results/reference/STUDY/. The copy is what counts: a run that is there with the same settings, images and code
+is not made again.
 The tool may be killed at any time. The same command goes on from the last epoch.
 """
 
@@ -25,15 +26,8 @@ from reidlib.files import absolute_path  # noqa: E402
 from reidlib.settings import ConfigError, choose  # noqa: E402
 from reidlib.study.command_line import named_values  # noqa: E402
 from reidlib.study.pipeline import KEEP_MEMORY, THREAD_VARIABLES  # noqa: E402
-from reidlib.study.reference import (  # noqa: E402
-    PLANS,
-    ReferencePlan,
-    is_kept,
-    keep_points,
-    keep_run,
-    kept_points,
-    plan_of,
-)
+from reidlib.study.reference import PLANS, ReferencePlan, plan_of  # noqa: E402
+from reidlib.study.reference_files import is_kept, keep_points, keep_run, kept_points  # noqa: E402
 from reidlib.study.results import REFERENCE, Study  # noqa: E402
 from reidlib.study.runs import study_dataset  # noqa: E402
 

@@ -45,6 +45,8 @@ SAME_HERE = "the same with these settings"  # of the profile or the call, which 
 NOISE = "branch-order"  # the switch that changes nothing but the random draws
 BATCH = 16  # images in the untrained comparison: ResNet-50's gradients at 384 × 128 then fit into memory
 _Weights = Mapping[str, torch.Tensor]  # a state dict
+_NAMES = ("paper", "number", "name", "side", "what", "base", "effect")
+_IN_A_STEP = ("loss_written", "loss_released", "gradient_cosine", "gradient_ratio", "distance_change")
 
 
 # ------------------------------------------------------------------------------------------- without training
@@ -102,7 +104,7 @@ def untrained_effects(
                 if other in steps:
                     rows.append({**names_of(switch, other), **compare_steps(steps[other], steps[RELEASED])})
             bar.update(1)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*_NAMES, *_IN_A_STEP])
 
 
 def possible_sides(own: Experiment, switch: Switch) -> dict[str, Experiment]:
@@ -276,6 +278,7 @@ def trained_effects(
     overrides: Mapping[str, Any] | None = None,
     *,
     cache: Path,
+    scoring: bool = True,
 ) -> pd.DataFrame:
     """The difference in scores, each other side minus the released one, for every switch that changes scores.
 
@@ -288,6 +291,7 @@ def trained_effects(
         dataset: their data.
         overrides: settings that replace the profile's in every run.
         cache: folder of decoded images and embeddings.
+        scoring: also the switches of scoring. They need the runs' weights, embeddings and images.
 
     Returns:
         One row for each side that is not the released one: paper, number, name, side, what, base, effect (of
@@ -298,7 +302,7 @@ def trained_effects(
         NaN if a side was not run. A seed of which a side did not learn does not count.
     """
     rows, found_effects, known = [], [], {(run.method, run.seed): run for run in runs}
-    chosen = [switch for switch in SWITCHES if switch.is_trained or switch.effect == "scoring"]
+    chosen = [switch for switch in SWITCHES if switch.is_trained or (scoring and switch.effect == "scoring")]
     for switch in chosen:
         for side in switch.others:
             methods, nothing = _compared_methods(switch, side, profile, overrides or {})
@@ -314,7 +318,7 @@ def trained_effects(
             row = {**names_of(switch, side), "verdict": nothing, "seeds": len(pairs)}
             rows.append({**row, **(_columns(effect) if effect else {})})
             found_effects.append(effect)
-    columns = ["paper", "number", "name", "side", "what", "base", "effect", "verdict"]
+    columns = [*_NAMES, "verdict"]
     columns += ["seeds", "rank1", "map"]
     columns += [f"{key}_difference{bound}" for key in ("rank1", "map") for bound in ("", "_low", "_high")]
     frame = pd.DataFrame(rows, columns=[*columns, "map_by_seed", "p"])

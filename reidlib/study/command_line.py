@@ -35,17 +35,19 @@ from reidlib.files import (
 )
 from reidlib.settings import ConfigError, choose, in_short
 from reidlib.study.pipeline import execute
-from reidlib.study.results import Study, open_study
+from reidlib.study.reference import PLANS, ReferenceStudy, recorded_points, reference_studies
+from reidlib.study.results import REFERENCE, Study, open_study
 from reidlib.study.runs import study_dataset, synthetic_options
-from reidlib.study.steps import Step, select
+from reidlib.study.steps import PipelineError, Step, select
 
 
 @dataclass(frozen=True)
 class Request:
     """What one call asks for: the study, its runs and its data.
 
-    `data_root` and `checkpoint` are absolute paths or "". `checkpoint` is a file of released weights: they
-    are scored, and nothing is trained. `images` are the fingerprints of real images; synthetic ones follow
+    `data_root`, `checkpoint` and `reference` are absolute paths or "". `checkpoint` is a file of released
+    weights: they are scored, and nothing is trained. `reference` is the folder of a reference study, whose
+    runs are shown. `images` are the fingerprints of real images; synthetic ones follow
     from the parameters.
     """
 
@@ -57,15 +59,21 @@ class Request:
     overrides: dict[str, Any] = field(default_factory=dict)
     switches: tuple[str, ...] = ()
     checkpoint: str = ""
+    reference: str = ""
     images: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Front:
-    """What the report's first page says of the study."""
+    """What the report's first page says of the study.
+
+    caveats, facts: of reference runs, in place of those of this call.
+    """
 
     title: str
     claim: str
+    caveats: tuple[str, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 MOST_WORKERS = 1000
@@ -107,6 +115,8 @@ def main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
 
 def _main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
     options = parse(arguments)
+    if options.reference:
+        return _show_references(options, steps_of, front)
     try:
         request = checked_request(options)
         every = steps_of(request)
@@ -127,6 +137,107 @@ def _main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
         print(f"run_all.py: the report cannot be made: {_in_words(error)}", file=sys.stderr)
         return 1
     return status
+
+
+def _show_references(options: argparse.Namespace, steps_of: StepsOf, front: Front) -> int:
+    """Makes the pages of the reference studies from their committed runs. Returns the exit status."""
+    try:
+        studies = checked_references(options)
+        every = [steps_of(reference_request(study, options.results)) for study in studies]
+        chosen = _select_in_some(every, options)
+    except (ReidError, OSError) as error:
+        print(f"run_all.py: {_in_words(error)}", file=sys.stderr)
+        return 2
+    statuses = []
+    for study, steps, asked in zip(studies, every, chosen, strict=True):
+        print(f"{study.title}. {study.sentence}", *study.left_out, sep="\n  ", flush=True)
+        request = reference_request(study, options.results)
+        try:
+            if not options.dry_run:
+                points = recorded_points(study)
+                require_writable(request.study.tables)
+                request.study.save_table(points, "reference_points")
+            status = execute(
+                asked, request.study, force=options.force, dry_run=options.dry_run, workers=options.workers
+            )
+        except (ReidError, OSError) as error:
+            print(f"run_all.py: {_in_words(error)}", file=sys.stderr)
+            return 2
+        statuses.append(status)
+        if status == 130:
+            return status
+        if options.dry_run:
+            continue
+        try:
+            print(f"Report: {make_report(request, steps, _front_of(study, front))}", flush=True)
+        except (ReidError, OSError) as error:
+            print(f"run_all.py: the report cannot be made: {_in_words(error)}", file=sys.stderr)
+            statuses.append(1)
+    return max(statuses)
+
+
+def checked_references(options: argparse.Namespace) -> list[ReferenceStudy]:
+    """The reference studies to show. All options are checked.
+
+    Raises:
+        ReidError: another option does not go with --reference, or there are no reference runs.
+    """
+    about_runs = {"profile", "dataset", "data_root", "checkpoint", *_LISTS}
+    given = {name for name in _LISTS if getattr(options, name)} | options.__dict__.get("_given", set())
+    for name in sorted(about_runs & given):
+        raise ConfigError(
+            f"--reference shows runs as they were made, and --{name.replace('_', '-')} cannot change them: "
+            "leave it out."
+        )
+    _check_workers(options)
+    root = absolute_path(options.reference, "--reference")
+    studies = reference_studies(root)
+    if not studies:
+        raise ConfigError(
+            f"There are no reference runs in {root}. It holds a folder for each study "
+            f"({', '.join(plan.name for plan in PLANS)}), which tools/make_reference.py makes."
+        )
+    return studies
+
+
+_LISTS = ("methods", "seeds", "switches", "set", "data")  # options that take several values
+
+
+def reference_request(study: ReferenceStudy, results: str) -> Request:
+    """What makes the pages of a reference study. `methods` are those that the first seed has."""
+    plan, folder = study.plan, str(study.root)
+    seeds = _each_once(run.seed for run in study.runs)
+    return Request(
+        study=open_study(plan.profile, plan.dataset, results, reference=folder),
+        methods=_each_once(run.method for run in study.runs if run.seed == seeds[0]),
+        seeds=seeds,
+        overrides=study.overrides,
+        reference=folder,
+    )
+
+
+def _select_in_some(every: list[list[Step]], options: argparse.Namespace) -> list[list[Step]]:
+    """`select` in each study. A name has to fit a step of one of them, because not all have all pages."""
+    chosen, problems = [], []
+    for steps in every:
+        try:
+            chosen.append(select(steps, options.only, options.start))
+        except PipelineError as error:
+            chosen.append([])
+            problems.append(error)
+    if len(problems) == len(every):
+        raise problems[0]
+    return chosen
+
+
+def _front_of(study: ReferenceStudy, front: Front) -> Front:
+    sentences = (study.sentence, *study.caveats, *study.left_out)
+    return replace(
+        front,
+        title=f"Reference runs: {study.title}",
+        caveats=tuple(sentence.replace("`", "") for sentence in sentences),  # pages show them as plain text
+        facts=study.origin,
+    )
 
 
 # ------------------------------------------------------------------------------------------- standard streams
@@ -294,6 +405,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="run these steps only (a notebook's or a step's name)",
     )
     add("--from", action=_Once, dest="start", metavar="STEP", default="", help="begin at this step")
+    add(
+        "--reference",
+        action=_Once,
+        nargs="?",
+        const=str(REFERENCE),
+        default="",
+        metavar="DIR",
+        help="show the reference runs, which were made once, without training and without any data set "
+        "(default: those in results/reference/)",
+    )
     add("--force", action="store_true", help="run steps that are up to date, too")
     add("--dry-run", action="store_true", help="print what would run and why; write nothing")
     add(
@@ -323,11 +444,7 @@ def checked_request(options: argparse.Namespace) -> Request:
     """
     profile = PROFILES[choose("profile", options.profile, PROFILES)]
     choose("data set", options.dataset, DATASETS)
-    if options.workers is not None and not 1 <= options.workers <= MOST_WORKERS:
-        raise ConfigError(
-            f"--workers {in_short(options.workers)}: expected a whole number, 1 or more and at most "
-            f"{MOST_WORKERS}."
-        )
+    _check_workers(options)
     overrides = named_values("--set", options.set)
     for name in OF_FILES:
         if overrides.get(name) and isinstance(overrides[name], str):
@@ -365,6 +482,14 @@ def checked_request(options: argparse.Namespace) -> Request:
             f"--data-root {options.data_root} is a file: name a folder, which need not exist yet."
         )
     return request
+
+
+def _check_workers(options: argparse.Namespace) -> None:
+    if options.workers is not None and not 1 <= options.workers <= MOST_WORKERS:
+        raise ConfigError(
+            f"--workers {in_short(options.workers)}: expected a whole number, 1 or more and at most "
+            f"{MOST_WORKERS}."
+        )
 
 
 def switch_names(asked: list[str] | None, profile: str, default: tuple[str, ...]) -> tuple[str, ...]:
@@ -513,19 +638,14 @@ def make_report(request: Request, steps: list[Step], front: Front) -> Path:
     index = study.report / "index.html"
     if _is_current(state, _report_digest(request, shown, front)):
         return index
-    from reidlib.provenance import provenance_here
     from reidlib.report import build_report, outside_references
 
-    made_by = provenance_here()
-    gpu = "" if made_by["device"] == "cpu" else f", {made_by['device']}"
     facts = {
         "claim": front.claim,
-        "caveats": caveats(study.profile, study.dataset, request.overrides),
+        "caveats": front.caveats or caveats(study.profile, study.dataset, request.overrides),
         "Data set": DATASET_TITLES[study.dataset],
         "Profile": f"{study.profile}: {PROFILES[study.profile].title}",
-        "Commit": made_by["commit"],
-        "Versions": f"Python {made_by['python']}, torch {made_by['torch']}",
-        "Hardware": f"{made_by['processor']}, {made_by['cores']} cores{gpu}",
+        **(front.facts or _facts_of_this_call()),
     }
     if request.checkpoint:
         facts["Weights"] = "released ones, scored only: nothing was trained here"
@@ -538,6 +658,18 @@ def make_report(request: Request, steps: list[Step], front: Front) -> Path:
         raise RuntimeError(f"The report refers to what lies outside it: {outside}")
     write_json(state, {"made_from": _report_digest(request, shown, front)})
     return index
+
+
+def _facts_of_this_call() -> dict[str, str]:
+    from reidlib.provenance import provenance_here
+
+    made_by = provenance_here()
+    gpu = "" if made_by["device"] == "cpu" else f", {made_by['device']}"
+    return {
+        "Commit": made_by["commit"],
+        "Versions": f"Python {made_by['python']}, torch {made_by['torch']}",
+        "Hardware": f"{made_by['processor']}, {made_by['cores']} cores{gpu}",
+    }
 
 
 def _is_current(state: Path, made_from: str) -> bool:
@@ -558,7 +690,7 @@ def _report_digest(request: Request, steps: list[Step], front: Front) -> str:
         *study.report.glob("*.html"),
     ]
     files = {
-        str(path.relative_to(study.root)): (path.stat().st_size, path.stat().st_mtime_ns)
+        os.path.relpath(path, study.root): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in shown
         if not path.name.startswith(".")
     }
@@ -566,7 +698,7 @@ def _report_digest(request: Request, steps: list[Step], front: Front) -> str:
         {
             "files": sorted(files.items()),
             "steps": [(step.name, step.title) for step in steps],
-            "front": (front.title, front.claim, str(request.overrides)),
+            "front": (front.title, front.claim, front.caveats, front.facts, str(request.overrides)),
             "code": Code().used([("reidlib.report", "build_report"), ("reidlib.study.command_line", "")]),
             "template": file_digest(REPOSITORY / "reidlib" / "report" / "template.html"),
             "versions": (platform.python_version(), importlib.metadata.version("torch")),

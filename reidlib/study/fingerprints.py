@@ -16,7 +16,8 @@ from reidlib.files import REPOSITORY, FileError, digest, file_digest, read_json
 from reidlib.study.results import Study
 from reidlib.study.steps import Cell, PipelineError, Step, check_parameters, notebook_path, read_cells
 
-UNCOUNTED = ("results",)  # parameters that say where results lie: a study that is moved stays up to date
+# parameters that say where results lie: a study that is moved stays up to date
+UNCOUNTED = ("results", "reference")
 
 
 def fingerprint(

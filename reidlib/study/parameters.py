@@ -44,6 +44,7 @@ class Parameters:
     seed: Seed = 0
     seeds: Annotated[tuple[int, ...], _SEEDS, at_most(LARGEST_SEED)] = (0,)
     checkpoint: str = ""
+    reference: str = ""
     overrides: Annotated[dict, _NAMED, _NO_LABELS] = field(default_factory=dict)
     images: str = "digits"
     images_root: str = ""
@@ -57,7 +58,7 @@ class Parameters:
             choose("dataset", self.dataset, DATASETS)
         except ConfigError as error:
             raise ParameterError(f"{error}{self._how_to_pass(str(error))}") from None
-        for name in ("results", "data_root", "checkpoint", "images_root"):
+        for name in ("results", "data_root", "checkpoint", "reference", "images_root"):
             if getattr(self, name):
                 absolute_path(getattr(self, name), name)
 

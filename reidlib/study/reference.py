@@ -1,29 +1,38 @@
-"""The reference studies: what is trained once for them, and their runs as small files in the repository.
+"""The reference studies: what is trained once for them, and the runs that were, from the repository.
 
-results/reference/<study>/reference_points.json     scores without learning, and what they are made from
-                          runs/<run>/weights.json   as in reidlib.run; no weights, embeddings or images
-                                     scores.json
-                                     metrics.json   also "finished", the time when the run was finished
-                                     curves.csv     six digits
-                                     queries.csv.gz six digits, compressed
-`tools/make_reference.py` makes the runs, and `python run_all.py --reference` shows them. No file holds a path
-of the machine that made it.
+`tools/make_reference.py` makes the runs, `reidlib.study.reference_files` describes their files, and
+`python run_all.py --reference` shows them.
 """
 
-import datetime
 import gzip
-import re
-from collections.abc import Mapping
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reidlib.config import METHODS, OF_FILES, PROFILES, VARIANTS, experiment_for, settings_of
-from reidlib.experiment import Experiment, ScoringSettings, TrainingSettings
-from reidlib.files import FileError, plain, read_json, write_atomically, write_json
-from reidlib.run import Run, RunFiles
-from reidlib.settings import choose
+import numpy as np
+
+from reidlib.config import (
+    METHODS,
+    PROFILES,
+    VARIANTS,
+    caveats,
+    experiment_for,
+    run_of,
+    settings_of,
+    trained_switches,
+)
+from reidlib.datasets.types import ReidDataset, Split
+from reidlib.experiment import Experiment
+from reidlib.files import FileError
+from reidlib.run import Run, StaleRunError, read_run
+from reidlib.settings import ConfigError, choose
+from reidlib.study.alike import differences, differences_in_words, left_out_sentences
+from reidlib.study.reference_files import ReferenceFiles, kept_points
+from reidlib.study.results import REFERENCE
 from reidlib.switches import SWITCHES
 
 if TYPE_CHECKING:
@@ -46,7 +55,7 @@ PRECISION = {"precision": "bfloat16", "embedding_precision": "float32"}
 
 SMALL_COPY = "The photographs are a copy reduced to 64 × 128 pixels, so scores lie below published ones."
 PARTIAL_WEIGHTS = (
-    "The ResNet-18 starts from ImageNet weights up to `layer3` only: the 3×3 convolutions of `layer4` start "
+    "The ResNet-18 starts from ImageNet weights up to layer3 only: the 3×3 convolutions of layer4 start "
     "from random weights."
 )
 
@@ -61,11 +70,11 @@ class ReferencePlan:
         switches: switches between paper and released code whose other sides are trained, too.
         variants: further variants (`reidlib.config.VARIANTS`).
         switch_seeds: the seeds of the sides and variants.
-        settings, by_family: overrides of the profile's settings, for all rows and for those of a family. A
-            variant keeps its own side's settings.
+        settings, by_family: overrides of the profile's settings, for all rows and for those of a family. They
+            may not be settings that a side changes.
         pretrained: the trunk starts from a file of weights, which the maker of the runs names.
         data_options: as in `reidlib.study.runs.study_dataset`.
-        caveats: what a reader must know, one sentence (Markdown) each.
+        caveats: what a reader must know, one sentence each.
     """
 
     name: str
@@ -83,34 +92,45 @@ class ReferencePlan:
     data_options: Mapping[str, Any] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for switch in self.switches:
+            choose("switch", switch, trained_switches(self.profile))
+        sides = [name for switch in SWITCHES if switch.name in self.switches for name in switch.settings]
+        sides += [name for variant in self.variants for name in VARIANTS[variant].by]
+        overrides = {*self.settings, *(name for own in self.by_family.values() for name in own)}
+        if both := sorted(overrides & {*sides}):
+            raise ConfigError(
+                f"The reference study {self.name} sets {', '.join(both)} for all rows, and trains both sides "
+                "of a switch of it: leave one out."
+            )
+
     def experiment(self, method: str, seed: int = 0, *, pretrained: str = "") -> Experiment:
         """The experiment of one run.
 
         Args:
             pretrained: the file of weights that the trunk starts from; without meaning if the study has none.
         """
+        labels = {"dataset": self.dataset, "profile": self.profile, "seed": seed}
+        return experiment_for(method, **labels, **self.overrides(method, pretrained))
+
+    def overrides(self, method: str, pretrained: str = "") -> dict[str, Any]:
+        """The settings that replace the profile's in the runs of a row or variant."""
         variant = VARIANTS.get(method)
         own = settings_of(variant.differs_from if variant else method)
-        overrides = {**self.settings, **self.by_family.get(own.get("family", Experiment.family), {})}
-        if self.pretrained:
-            overrides["pretrained"] = pretrained or True
-        for name in variant.by if variant else ():
-            overrides.pop(name, None)
-        labels = {"dataset": self.dataset, "profile": self.profile, "seed": seed}
-        return experiment_for(method, **labels, **overrides)
+        family = own.get("family", Experiment.family)
+        weights = {"pretrained": pretrained or True} if self.pretrained else {}
+        return {**self.settings, **self.by_family.get(family, {}), **weights}
 
     @cached_property
     def sides(self) -> tuple[str, ...]:
-        """The variants that are trained: those named, and the switches' sides that no row has anyway."""
-        rows = [_numbers_of(self.experiment(method)) for method in self.methods]
+        """The variants that are trained: the switches' sides that no row has anyway, and those named."""
         sides = [
-            f"{switch.base}.{switch.name}.{side}"
+            run_of(switch, side, self.profile, **self.overrides(switch.base))
             for switch in SWITCHES
             if switch.name in self.switches
             for side in switch.sides
         ]
-        new = [side for side in sides if _numbers_of(self.experiment(side)) not in rows]
-        return tuple(dict.fromkeys([*new, *self.variants]))
+        return tuple(dict.fromkeys([side for side in [*sides, *self.variants] if side in VARIANTS]))
 
     def runs(self) -> list[tuple[str, int]]:
         """(method, seed) of every run in the order of making: all of one seed, then the next."""
@@ -121,11 +141,6 @@ class ReferencePlan:
             if seed in seeds
             for method in methods
         ]
-
-
-def _numbers_of(experiment: Experiment) -> dict[str, Any]:
-    """The settings that decide a run's numbers."""
-    return experiment.group(TrainingSettings) | experiment.group(ScoringSettings)
 
 
 PLANS: tuple[ReferencePlan, ...] = (
@@ -184,85 +199,206 @@ def plan_of(name: str) -> ReferencePlan:
     return plans[choose("reference study", name, plans)]
 
 
-# ---------------------------------------------------------------------------------------------- keeping a run
+# ------------------------------------------------------------------------------------------- reading the runs
 
-POINTS = "reference_points.json"
-# An absolute path in a text: of Unix, of a home folder, or of Windows.
-_PATH = re.compile(r"(?<![\w./\\~:])(?:~?/|~\w+/|[A-Za-z]:[\\/])[^\s'\"]+")
-
-
-class ReferenceFiles(RunFiles):
-    """The paths of a reference run's files."""
-
-    def __init__(self, folder: Path):
-        super().__init__(folder)
-        self.queries = folder / "queries.csv.gz"
+NOT_KEPT = (
+    "*Not shown: this needs the networks' weights, the embeddings or the images, and reference runs keep "
+    "none of them. A study of your own shows it.*"
+)
 
 
-def keep_run(run: Run, root: Path) -> Path:
-    """Copies a finished run's small files into a reference study, and returns the copy's folder.
+@dataclass(frozen=True)
+class ReferenceStudy:
+    """The runs of a reference study that belong together, in the order of the plan.
 
-    metrics.json is last: if it exists, the copy is complete.
-
-    Args:
-        root: the study's folder, results/reference/<study>.
+    left_out: one sentence (Markdown) for each reason why others are not among them.
     """
-    kept = ReferenceFiles(root / "runs" / run.name)
-    kept.metrics.unlink(missing_ok=True)
-    for record in ("weights_record", "scores_record"):
-        write_json(getattr(kept, record), without_paths(read_json(getattr(run.files, record))))
-    write_atomically(kept.curves, _as_csv(run.curves))
-    # Without a time, the same table gives the same bytes.
-    write_atomically(kept.queries, gzip.compress(_as_csv(run.queries).encode(), mtime=0))
-    finished = datetime.datetime.fromtimestamp(run.files.metrics.stat().st_mtime, datetime.UTC)
-    metrics = {**read_json(run.files.metrics), "finished": finished.isoformat(timespec="seconds")}
-    write_json(kept.metrics, without_paths(metrics))
-    return kept.folder
 
+    plan: ReferencePlan
+    root: Path
+    runs: list[Run]
+    left_out: list[str]
 
-def is_kept(name: str, weights: Mapping[str, Any], scores: Mapping[str, Any], root: Path) -> bool:
-    """Whether a reference study has a complete run of this name, made from these two records."""
-    kept = ReferenceFiles(root / "runs" / name)
-    try:
-        made_from = [read_json(path)["made_from"] for path in (kept.weights_record, kept.scores_record)]
-        return made_from == [plain(without_paths(record)) for record in (weights, scores)] and bool(
-            read_json(kept.metrics)
+    @property
+    def name(self) -> str:
+        return self.plan.name
+
+    @property
+    def title(self) -> str:
+        return self.plan.title
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The settings of all rows that are not the profile's; of a file, only its name."""
+        files = [run.experiment.pretrained for run in self.runs[:1] if self.plan.pretrained]
+        return {**self.plan.settings, **({"pretrained": files[0]} if files else {})}
+
+    @property
+    def caveats(self) -> list[str]:
+        """What a reader must know before comparing the numbers with others, one sentence each."""
+        return [*caveats(self.plan.profile, self.plan.dataset, self.overrides), *self.plan.caveats]
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Where the runs come from: "Reference runs", "Made", "Commit", "Hardware", "Versions" and "Time"."""
+        metrics = [run.metrics for run in self.runs]
+        made = [one["made_by"] for one in metrics]
+        seconds = sum(one["train_seconds"] + one["score_seconds"] for one in metrics)
+        days = sorted({one["finished"][:10] for one in metrics})
+        hardware = (
+            f"{one['processor']}, {one['cores']} cores" if one["device"] == "cpu" else one["device"]
+            for one in made
         )
-    except (FileError, KeyError, TypeError):
-        return False
+        return {
+            "Reference runs": f"{len(self.runs)} of {len(self.plan.runs())} planned",
+            "Made": " to ".join(dict.fromkeys([days[0], days[-1]])),
+            "Commit": _each(one["commit"] for one in made),
+            "Hardware": _each(hardware),
+            "Versions": _each(f"Python {one['python']}, torch {one['torch']}" for one in made),
+            "Time": f"{seconds / 3600:.1f} hours of training and scoring",
+        }
+
+    @property
+    def sentence(self) -> str:
+        """What the runs are, when, from which commit, where and in how many hours they were made."""
+        of = self.origin
+        return (
+            f"These are reference runs ({of['Reference runs']}): they were made once, {of['Made']}, at "
+            f"commit {of['Commit']}, on {of['Hardware']}, in {of['Time']}. Nothing is trained here."
+        )
 
 
-def keep_points(points: "pd.DataFrame", images: str, root: Path) -> None:
-    """Writes the scores without learning (`reidlib.evaluation.reference_points`).
+def _each(values: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(values))
+
+
+def reference_studies(root: Path = REFERENCE) -> list[ReferenceStudy]:
+    """The reference studies that have runs, in the order of `PLANS`; [] if there are none.
 
     Args:
-        images: the fingerprint of the test images that they are of.
+        root: the folder of the studies.
     """
-    write_json(root / POINTS, {"data": images, "points": points.to_dict("records")})
+    studies = [read_reference(root / plan.name) for plan in PLANS]
+    return [study for study in studies if study.runs]
 
 
-def kept_points(root: Path, images: str) -> list[dict[str, Any]]:
-    """The rows of `keep_points`; [] if there are none of these test images."""
+def read_reference(root: Path) -> ReferenceStudy:
+    """The runs in a reference study's folder that belong together.
+
+    They have the settings of the plan, and the images, the code and the initial weights that most of them
+    have; where as many have others, those of the newest run. Others are left out and named. So are damaged
+    runs and runs that are not in the plan.
+
+    Args:
+        root: results/reference/<study>. It need not exist.
+
+    Raises:
+        ConfigError: there is no plan of this name.
+    """
+    plan = plan_of(root.name)
+    order = {f"{method}-seed{seed}": (method, seed) for method, seed in plan.runs()}
+    left_out, whole = [], []
+    for folder in sorted(path for path in (root / "runs").glob("*") if path.is_dir()):
+        if folder.name not in order:
+            left_out.append((folder.name, "rows or seeds that are not in the plan"))
+            continue
+        try:
+            whole.append(_whole_run(folder))
+        except (FileError, StaleRunError, LookupError, TypeError) as error:
+            left_out.append((folder.name, f"files that cannot be used ({str(error).rstrip('.')})"))
+    newest_first = sorted(whole, key=lambda run: run.metrics["finished"], reverse=True)
+    most = Counter(map(_made_with, newest_first)).most_common(1)
+    chosen = []
+    for run in whole:
+        unlike = _unlike(run, plan, most[0][0])
+        if unlike:
+            left_out.append((run.name, ", ".join(unlike)))
+        else:
+            chosen.append(run)
+    place = list(order)
+    chosen.sort(key=lambda run: place.index(run.name))
+    return ReferenceStudy(plan, root, chosen, left_out_sentences(left_out))
+
+
+def _whole_run(folder: Path) -> Run:
+    """A run all of whose files are there and can be read.
+
+    Raises:
+        FileError, StaleRunError: a file is missing, damaged or of another version of the study.
+        LookupError, TypeError: a file lacks an entry.
+    """
+    kept, run = ReferenceFiles(folder), read_run(folder)
+    _made_with(run)
+    for entry in ("finished", "made_by", "train_seconds", "score_seconds"):
+        run.metrics[entry]
+    for path in (kept.curves, kept.queries):
+        if not path.is_file():
+            raise FileError(f"{path.name} is missing")
     try:
-        content = read_json(root / POINTS)
-        return content["points"] if content["data"] == images else []
-    except (FileError, KeyError, TypeError):
-        return []
+        content = gzip.decompress(kept.queries.read_bytes())
+    except (OSError, EOFError, zlib.error):
+        raise FileError(f"{kept.queries.name} is damaged") from None
+    if content.count(b"\n") != run.metrics["query_images"] + 1:
+        raise FileError(f"{kept.queries.name} has other queries than the test set")
+    return run
 
 
-def without_paths(data: Any) -> Any:
-    """Plain data in which every absolute path is replaced by the name of its file."""
-    if isinstance(data, dict):
-        return {
-            key: Path(value).name if key in OF_FILES and isinstance(value, str) else without_paths(value)
-            for key, value in data.items()
-        }
-    if isinstance(data, list | tuple):
-        return [without_paths(value) for value in data]
-    if isinstance(data, str):
-        return _PATH.sub(lambda found: re.split(r"[\\/]", found[0].rstrip("\\/"))[-1], data)
-    return data
+_PARTS = (
+    ("other images to train on", "weights", "data"),
+    ("other images to test on", "scores", "data"),
+    ("other code of training", "weights", "code"),
+    ("other code of scoring", "scores", "code"),
+    ("other code of scoring", "scores", "embedding_code"),
+    ("other initial weights", "weights", "pretrained"),
+)
 
 
-def _as_csv(frame: "pd.DataFrame") -> str:
-    return frame.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+def _made_with(run: Run) -> tuple[str, ...]:
+    """Digests of what all runs of a study have in common, in the order of `_PARTS`."""
+    required = {"data", "code", "embedding_code"}
+    return tuple(
+        run.made_from[record][key] if key in required else run.made_from[record].get(key, "")
+        for _, record, key in _PARTS
+    )
+
+
+def _unlike(run: Run, plan: ReferencePlan, wanted: Sequence[str]) -> list[str]:
+    """In words, what sets a run apart from the others of its study."""
+    unlike = [
+        part[0] for part, own, other in zip(_PARTS, _made_with(run), wanted, strict=True) if own != other
+    ]
+    weights = run.made_from["weights"].get("pretrained", "")
+    found = differences(run, plan.experiment(run.method, run.seed, pretrained=weights))
+    return list(dict.fromkeys([*unlike, *differences_in_words(found)]))
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedDataset(ReidDataset):
+    """The data set of reference runs as far as they record it: fingerprints and queries, and no image."""
+
+    recorded: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        return dict(self.recorded)
+
+
+def recorded_dataset(study: ReferenceStudy) -> RecordedDataset:
+    """The data set of a reference study, which has one run or more."""
+    run, empty = study.runs[0], Split((), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    query = Split(
+        tuple(map(Path, run.queries["query"])),
+        run.queries["identity"].to_numpy(),
+        run.queries["camera"].to_numpy(),
+    )
+    of = {"training": run.made_from["weights"]["data"], "test": run.made_from["scores"]["data"]}
+    return RecordedDataset(study.plan.dataset, study.root, empty, query, empty, recorded=of)
+
+
+def recorded_points(study: ReferenceStudy) -> "pd.DataFrame":
+    """The scores without learning, as from `reidlib.evaluation.reference_points`, or no rows."""
+    import pandas as pd  # slow to import
+
+    columns = ["method", "rank1", "rank5", "map", "minp"]
+    columns += [f"{name}_{bound}" for name in ("rank1", "map") for bound in ("low", "high")]
+    return pd.DataFrame(kept_points(study.root, study.runs[0].made_from["scores"]["data"]), columns=columns)

@@ -7,6 +7,8 @@ results/<profile>-<dataset>/runs/<method>-seed<k>/   one training run (its files
                             figures/  tables/        what the notebooks save
                             steps/<step>.json        what a finished step depended on
                             report/index.html        the executed notebooks as one offline site
+        reference-<study>/                           the same for a reference study; its runs are committed in
+        reference/<study>/runs/                      (reidlib.study.reference_files)
 """
 
 import io
@@ -40,15 +42,19 @@ class MissingRunError(ResultsError):
 
 @dataclass(frozen=True)
 class Study:
-    """One profile on one data set, and its folders. Making a Study creates nothing on disk."""
+    """One profile on one data set, and its folders. Making a Study creates nothing on disk.
+
+    reference: the folder of a reference study, whose runs it shows; None: it has its own.
+    """
 
     profile: str
     dataset: str
     root: Path
+    reference: Path | None = None
 
     @property
     def runs(self) -> Path:
-        return self.root / "runs"
+        return (self.reference or self.root) / "runs"
 
     @property
     def notebooks(self) -> Path:
@@ -129,7 +135,13 @@ class Study:
 
 
 def open_study(
-    profile: str, dataset: str, results: str | Path = "", *, checkpoints: bool = False, **parameters: Any
+    profile: str,
+    dataset: str,
+    results: str | Path = "",
+    *,
+    checkpoints: bool = False,
+    reference: str = "",
+    **parameters: Any,
 ) -> Study:
     """The study of one profile and data set. A notebook's parameters are checked here, before they are used.
 
@@ -138,14 +150,14 @@ def open_study(
             working folder.
         checkpoints: the study that scores released weights on the data set. It has its own folder, apart
             from what was trained here.
+        reference: folder of the reference study whose runs are shown; empty: none.
         parameters: other parameters of the notebook, to be checked (see `reidlib.study.parameters`).
 
     Raises:
         ParameterError: a parameter has an impossible value.
         FileError: the results folder cannot be there.
     """
-    check_values(profile=profile, dataset=dataset, results=_text(results), **parameters)
-    kind = "checkpoints" if checkpoints else profile
+    check_values(profile=profile, dataset=dataset, results=_text(results), reference=reference, **parameters)
     base = absolute_path(results, "The results folder") if str(results) else REPOSITORY / "results"
     if base.is_symlink() and not base.exists():
         raise ResultsError(
@@ -154,7 +166,10 @@ def open_study(
         )
     if base.exists() and not base.is_dir():
         raise ResultsError(f"The results folder {base} is a file; name a folder.")
-    return Study(profile=profile, dataset=dataset, root=base / f"{kind}-{dataset}")
+    if reference:
+        folder = absolute_path(reference, "The reference study")
+        return Study(profile, dataset, base / f"reference-{folder.name}", folder)
+    return Study(profile, dataset, base / f"{'checkpoints' if checkpoints else profile}-{dataset}")
 
 
 def _text(path: Any) -> Any:

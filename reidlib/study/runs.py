@@ -13,16 +13,20 @@ from typing import Any
 
 from reidlib.config import METHODS, OF_FILES, PROFILES, SETTINGS, VARIANTS, experiment_for
 from reidlib.datasets import DATASET_TITLES, DATASETS, ReidDataset, load_dataset
-from reidlib.experiment import Experiment, ScoringSettings, TrainingSettings
+from reidlib.experiment import Experiment
 from reidlib.files import REPOSITORY
 from reidlib.run import METRICS, Run, StaleRunError, read_run
 from reidlib.settings import ConfigError, choose
-from reidlib.study.results import Study, require_run
+from reidlib.study.alike import (
+    OTHER_DATA,
+    differences,
+    differences_in_words,
+    in_words,
+    left_out_sentences,
+)
+from reidlib.study.reference import read_reference, recorded_dataset
+from reidlib.study.results import MissingRunError, Study, require_run
 from reidlib.synthetic import SyntheticSpec
-
-# Settings that change no score that tables compare: how finely an interval is estimated, and a further score.
-NO_SCORE = ("bootstrap_resamples", "single_shot")
-OTHER_DATA = "other images"
 
 
 def load_run(
@@ -44,6 +48,9 @@ def load_run(
         StaleRunError: the run was made from other data or with other settings, or by another version of the
             study.
     """
+    if study.reference:
+        runs = finished_runs(study, variants=True)
+        return _reference_run(study, [run for run in runs if run.seed == seed], method)
     run = read_run(require_run(study, method, seed))
     same_data = dataset is None or run.is_of(dataset)
     unlike = [] if same_data else [OTHER_DATA]
@@ -56,12 +63,18 @@ def load_run(
 def finished_runs(study: Study, *, variants: bool = False) -> list[Run]:
     """The finished runs of all rows of the tables, sorted by name, whether or not they belong together.
 
-    Runs that were set aside as superseded and runs of released weights are left out.
+    Runs that were set aside as superseded and runs of released weights are left out. Those of a reference
+    study belong together.
 
     Args:
         variants: also those of the rows' variants, which train the sides of the switches.
     """
     known = METHODS | VARIANTS if variants else METHODS
+    if study.reference:
+        return sorted(
+            (run for run in read_reference(study.reference).runs if run.method in known),
+            key=lambda run: run.name,
+        )
     folders = sorted(
         path.parent for path in study.runs.glob(f"*/{METRICS}") if ".superseded" not in path.parent.name
     )
@@ -93,6 +106,10 @@ def belonging(
         ConfigError: an unknown setting among the overrides.
     """
     runs = list(runs)
+    if study.reference:  # `finished_runs` has only those that belong together
+        if needs:
+            _reference_run(study, runs, needs)
+        return runs, read_reference(study.reference).left_out
     chosen, sentences = _chosen(study, runs, [run.is_of(dataset) for run in runs], _by_content(overrides))
     if needs and needs not in {run.method for run in chosen}:
         for run in runs:
@@ -100,6 +117,17 @@ def belonging(
                 load_run(study, needs, run.seed, dataset=dataset, overrides=overrides)  # raises
         require_run(study, needs)
     return chosen, sentences
+
+
+def _reference_run(study: Study, runs: Iterable[Run], method: str) -> Run:
+    """The first of a reference study's runs that is of this method."""
+    for run in runs:
+        if run.method == method:
+            return run
+    raise MissingRunError(
+        f"The reference study {study.reference} has no such run of {method} that belongs to it. "
+        "tools/make_reference.py makes it."
+    )
 
 
 def runs_by_dataset(
@@ -118,6 +146,8 @@ def runs_by_dataset(
     for name in DATASETS:
         if name == study.dataset:
             runs[name], own = belonging(study, finished_runs(study), dataset, overrides, needs=needs)
+        elif study.reference:  # other studies have other settings
+            runs[name], own = [], []
         else:
             other = Study(study.profile, name, study.root.with_name(f"{study.profile}-{name}"))
             runs[name], own = _most_alike(other, finished_runs(other), _by_content(overrides))
@@ -147,7 +177,7 @@ def _most_alike(study: Study, runs: list[Run], overrides: dict[str, Any]) -> tup
     chosen, sentences = _chosen(study, runs, same_data, likely)
     if all(not _other_settings(run, study, overrides) for run in chosen):
         return chosen, sentences
-    with_ = ", ".join(_in_words(name, value) for name, value in likely.items()) or "no overrides"
+    with_ = ", ".join(in_words(name, value) for name, value in likely.items()) or "no overrides"
     return chosen, [f"the runs were made with {with_}, unlike those of this study.", *sentences]
 
 
@@ -155,17 +185,14 @@ def _chosen(
     study: Study, runs: Sequence[Run], same_data: Sequence[bool], overrides: Mapping[str, Any]
 ) -> tuple[list[Run], list[str]]:
     """The runs on the same data with the settings of their rows under these overrides, and the sentences."""
-    chosen, left_out = [], {}
+    chosen, left_out = [], []
     for run, same in zip(runs, same_data, strict=True):
         unlike = [*([] if same else [OTHER_DATA]), *_other_settings(run, study, overrides)]
         if unlike:
-            left_out.setdefault(", ".join(unlike), []).append(f"`{run.name}`")
+            left_out.append((run.name, ", ".join(unlike)))
         else:
             chosen.append(run)
-    return chosen, [
-        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} left out, made with {reason}."
-        for reason, names in left_out.items()
-    ]
+    return chosen, left_out_sentences(left_out)
 
 
 def _stale(run: Run, study: Study, unlike: Sequence[str], dataset: ReidDataset | None) -> StaleRunError:
@@ -206,34 +233,21 @@ def _differences(run: Run, study: Study, overrides: Mapping[str, Any]) -> dict[s
     Raises:
         ConfigError: the row cannot have these overrides.
     """
-    row = experiment_for(run.method, dataset=study.dataset, profile=study.profile, seed=run.seed, **overrides)
-    record = run.made_from["weights"]
-    own = _comparable(run.experiment) | {name: record[name] for name in OF_FILES if name in record}
-    wanted = _comparable(row)
-    return {name: (own[name], wanted[name]) for name in own if own[name] != wanted[name]}
+    return differences(run, _row_of(run, study, overrides))
 
 
-def _comparable(experiment: Experiment) -> dict[str, Any]:
-    settings = experiment.group(TrainingSettings) | experiment.group(ScoringSettings)
-    return {name: value for name, value in settings.items() if name not in NO_SCORE}
+def _row_of(run: Run, study: Study, overrides: Mapping[str, Any]) -> Experiment:
+    return experiment_for(
+        run.method, dataset=study.dataset, profile=study.profile, seed=run.seed, **overrides
+    )
 
 
 def _other_settings(run: Run, study: Study, overrides: Mapping[str, Any]) -> list[str]:
     """The settings in which a run differs from its row under these overrides, in words."""
     try:
-        found = _differences(run, study, overrides)
+        return differences_in_words(_differences(run, study, overrides))
     except ConfigError as error:
         return [f"settings that its row cannot have here ({str(error).rstrip('.')})"]
-    return [
-        _in_words(name, own) + ("" if name in OF_FILES else f" in place of {wanted}")
-        for name, (own, wanted) in found.items()
-    ]
-
-
-def _in_words(name: str, value: Any) -> str:
-    if name not in OF_FILES or isinstance(value, bool):
-        return f"{name} = {value}"
-    return f"other {name} weights" if value else f"no {name} weights"
 
 
 # Options of the real data sets. The synthetic one takes the fields of SyntheticSpec.
@@ -249,6 +263,8 @@ def study_dataset(
 ) -> ReidDataset:
     """The study's data set. The synthetic one is rendered on the first call.
 
+    That of a reference study has no images, only what its runs record of it.
+
     Args:
         data_root: folder of the data set; empty: its usual place under data/. Synthetic data that differ from
             the defaults have a folder named after the differences, so two sizes do not replace each other.
@@ -260,6 +276,8 @@ def study_dataset(
         ConfigError: an unknown option.
         DatasetError, SyntheticError: as in `load_dataset`.
     """
+    if study.reference:
+        return recorded_dataset(read_reference(study.reference))
     found = _loaded(study, data_root, dict(data_options or {}))
     return replace(found, cache=study.cache, keep_digests=keep_digests)
 

@@ -68,7 +68,7 @@ def check_parameters(notebook_path: str | Path, parameters: Mapping) -> None:
             cannot be read.
     """
     notebook_path = Path(notebook_path)
-    declared = _declared_parameters(notebook_path)
+    declared = declared_parameters(notebook_path)
     for name, value in parameters.items():
         if name not in declared:
             close = difflib.get_close_matches(str(name), declared, n=1)
@@ -81,8 +81,8 @@ def check_parameters(notebook_path: str | Path, parameters: Mapping) -> None:
             )
 
 
-def _declared_parameters(path: Path) -> dict[str, object]:
-    """Name → default value, in the order of the cell."""
+def declared_parameters(path: Path) -> dict[str, object]:
+    """The parameters of a notebook: name → default value, in the order of the cell."""
     cells = [cell for cell in read_cells(path) if "parameters" in cell.tags]
     if len(cells) != 1:
         raise ParameterError(
