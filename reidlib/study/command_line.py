@@ -35,7 +35,7 @@ from reidlib.files import (
 )
 from reidlib.settings import ConfigError, choose, in_short
 from reidlib.study.pipeline import execute
-from reidlib.study.reference import PLANS, ReferenceStudy, recorded_points, reference_studies
+from reidlib.study.reference import PLANS, ReferenceStudy, read_reference, recorded_points
 from reidlib.study.results import REFERENCE, Study, open_study
 from reidlib.study.runs import study_dataset, synthetic_options
 from reidlib.study.steps import PipelineError, Step, select
@@ -191,13 +191,18 @@ def checked_references(options: argparse.Namespace) -> list[ReferenceStudy]:
         )
     _check_workers(options)
     root = absolute_path(options.reference, "--reference")
-    studies = reference_studies(root)
-    if not studies:
+    studies = [read_reference(root / plan.name) for plan in PLANS]
+    shown = [study for study in studies if study.runs]
+    if not shown:
+        left_out = " ".join(sentence for study in studies for sentence in study.left_out)
         raise ConfigError(
-            f"There are no reference runs in {root}. It holds a folder for each study "
-            f"({', '.join(plan.name for plan in PLANS)}), which tools/make_reference.py makes."
+            f"There are no reference runs in {root} that can be shown. It holds a folder for each study "
+            f"({', '.join(plan.name for plan in PLANS)}), which tools/make_reference.py makes. {left_out}"
         )
-    return studies
+    for study in studies:
+        if not study.runs and study.left_out:
+            print(f"{study.title}: not shown.", *study.left_out, sep="\n  ")
+    return shown
 
 
 _LISTS = ("methods", "seeds", "switches", "set", "data")  # options that take several values

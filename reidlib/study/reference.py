@@ -4,10 +4,8 @@
 `python run_all.py --reference` shows them.
 """
 
-import gzip
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,10 +26,10 @@ from reidlib.config import (
 from reidlib.datasets.types import ReidDataset, Split
 from reidlib.experiment import Experiment
 from reidlib.files import FileError
-from reidlib.run import Run, StaleRunError, read_run
+from reidlib.run import Run, StaleRunError
 from reidlib.settings import ConfigError, choose
 from reidlib.study.alike import differences, differences_in_words, left_out_sentences
-from reidlib.study.reference_files import ReferenceFiles, kept_points
+from reidlib.study.reference_files import kept_points, read_kept_run, without_paths
 from reidlib.study.results import REFERENCE
 from reidlib.switches import SWITCHES
 
@@ -285,9 +283,9 @@ def reference_studies(root: Path = REFERENCE) -> list[ReferenceStudy]:
 def read_reference(root: Path) -> ReferenceStudy:
     """The runs in a reference study's folder that belong together.
 
-    They have the settings of the plan, and the images, the code and the initial weights that most of them
-    have; where as many have others, those of the newest run. Others are left out and named. So are damaged
-    runs and runs that are not in the plan.
+    They have the settings of the plan, and the images, the code and the initial weights that most of these
+    runs have; where as many have others, those of the newest run. Others are left out and named. So are
+    damaged runs and runs that are not in the plan.
 
     Args:
         root: results/reference/<study>. It need not exist.
@@ -296,51 +294,41 @@ def read_reference(root: Path) -> ReferenceStudy:
         ConfigError: there is no plan of this name.
     """
     plan = plan_of(root.name)
-    order = {f"{method}-seed{seed}": (method, seed) for method, seed in plan.runs()}
-    left_out, whole = [], []
+    order = [f"{method}-seed{seed}" for method, seed in plan.runs()]
+    found, left_out = [], []
     for folder in sorted(path for path in (root / "runs").glob("*") if path.is_dir()):
-        if folder.name not in order:
-            left_out.append((folder.name, "rows or seeds that are not in the plan"))
-            continue
-        try:
-            whole.append(_whole_run(folder))
-        except (FileError, StaleRunError, LookupError, TypeError) as error:
-            left_out.append((folder.name, f"files that cannot be used ({str(error).rstrip('.')})"))
-    newest_first = sorted(whole, key=lambda run: run.metrics["finished"], reverse=True)
+        run, problem = _planned_run(folder, plan) if folder.name in order else (None, NOT_PLANNED)
+        if problem:
+            left_out.append((folder.name, problem))
+        else:
+            found.append(run)
+    newest_first = sorted(found, key=lambda run: run.metrics["finished"], reverse=True)
     most = Counter(map(_made_with, newest_first)).most_common(1)
     chosen = []
-    for run in whole:
-        unlike = _unlike(run, plan, most[0][0])
+    for run in sorted(found, key=lambda run: order.index(run.name)):
+        pairs = zip(_PARTS, _made_with(run), most[0][0], strict=True)
+        unlike = dict.fromkeys(words for (words, *_), own, wanted in pairs if own != wanted)
         if unlike:
             left_out.append((run.name, ", ".join(unlike)))
         else:
             chosen.append(run)
-    place = list(order)
-    chosen.sort(key=lambda run: place.index(run.name))
     return ReferenceStudy(plan, root, chosen, left_out_sentences(left_out))
 
 
-def _whole_run(folder: Path) -> Run:
-    """A run all of whose files are there and can be read.
+NOT_PLANNED = "a row or seed that is not in the plan"
 
-    Raises:
-        FileError, StaleRunError: a file is missing, damaged or of another version of the study.
-        LookupError, TypeError: a file lacks an entry.
-    """
-    kept, run = ReferenceFiles(folder), read_run(folder)
-    _made_with(run)
-    for entry in ("finished", "made_by", "train_seconds", "score_seconds"):
-        run.metrics[entry]
-    for path in (kept.curves, kept.queries):
-        if not path.is_file():
-            raise FileError(f"{path.name} is missing")
+
+def _planned_run(folder: Path, plan: ReferencePlan) -> tuple[Run | None, str]:
+    """The run in a folder, and in words why it is not one of the plan; "" if it is."""
     try:
-        content = gzip.decompress(kept.queries.read_bytes())
-    except (OSError, EOFError, zlib.error):
-        raise FileError(f"{kept.queries.name} is damaged") from None
-    if content.count(b"\n") != run.metrics["query_images"] + 1:
-        raise FileError(f"{kept.queries.name} has other queries than the test set")
-    return run
+        run = read_kept_run(folder)
+    except StaleRunError:
+        return None, "records that are damaged, or of another version of the study"
+    except FileError as error:
+        return None, f"a damaged file ({without_paths(str(error)).rstrip('.')})"
+    weights = run.made_from["weights"].get("pretrained", "")
+    found = differences(run, plan.experiment(run.method, run.seed, pretrained=weights))
+    return run, ", ".join(differences_in_words(found))
 
 
 _PARTS = (
@@ -355,21 +343,7 @@ _PARTS = (
 
 def _made_with(run: Run) -> tuple[str, ...]:
     """Digests of what all runs of a study have in common, in the order of `_PARTS`."""
-    required = {"data", "code", "embedding_code"}
-    return tuple(
-        run.made_from[record][key] if key in required else run.made_from[record].get(key, "")
-        for _, record, key in _PARTS
-    )
-
-
-def _unlike(run: Run, plan: ReferencePlan, wanted: Sequence[str]) -> list[str]:
-    """In words, what sets a run apart from the others of its study."""
-    unlike = [
-        part[0] for part, own, other in zip(_PARTS, _made_with(run), wanted, strict=True) if own != other
-    ]
-    weights = run.made_from["weights"].get("pretrained", "")
-    found = differences(run, plan.experiment(run.method, run.seed, pretrained=weights))
-    return list(dict.fromkeys([*unlike, *differences_in_words(found)]))
+    return tuple(run.made_from[record].get(key, "") for _, record, key in _PARTS)
 
 
 @dataclass(frozen=True, eq=False)

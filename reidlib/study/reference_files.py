@@ -12,18 +12,20 @@ No file holds a path of the machine that made it.
 import datetime
 import gzip
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reidlib.config import OF_FILES
 from reidlib.files import FileError, plain, read_json, write_atomically, write_json
-from reidlib.run import Run, RunFiles
+from reidlib.run import Run, RunFiles, StaleRunError, read_run
 
 if TYPE_CHECKING:
     import pandas as pd
 
 POINTS = "reference_points.json"
+_FACTS = ("finished", "made_by", "train_seconds", "score_seconds", "query_images")
 # An absolute path in a text: of Unix, of a home folder, or of Windows.
 _PATH = re.compile(r"(?<![\w./\\~:])(?:~?/|~\w+/|[A-Za-z]:[\\/])[^\s'\"]+")
 
@@ -58,15 +60,32 @@ def keep_run(run: Run, root: Path) -> Path:
 
 
 def is_kept(name: str, weights: Mapping[str, Any], scores: Mapping[str, Any], root: Path) -> bool:
-    """Whether a reference study has a complete run of this name, made from these two records."""
-    kept = ReferenceFiles(root / "runs" / name)
+    """Whether a reference study has a whole run of this name, made from these two records."""
     try:
-        made_from = [read_json(path)["made_from"] for path in (kept.weights_record, kept.scores_record)]
-        return made_from == [plain(without_paths(record)) for record in (weights, scores)] and bool(
-            read_json(kept.metrics)
-        )
-    except (FileError, KeyError, TypeError):
+        run = read_kept_run(root / "runs" / name)
+    except (FileError, StaleRunError):
         return False
+    return run.made_from == plain(without_paths({"weights": weights, "scores": scores}))
+
+
+def read_kept_run(folder: Path) -> Run:
+    """A reference run all of whose files are there and can be read.
+
+    Raises:
+        FileError, StaleRunError: a file is missing, damaged or of another version of the study.
+    """
+    run, kept = read_run(folder), ReferenceFiles(folder)
+    if missing := [name for name in _FACTS if name not in run.metrics]:
+        raise FileError(f"{kept.metrics} lacks {', '.join(missing)}.")
+    if not kept.curves.is_file():
+        raise FileError(f"The file {kept.curves} does not exist.")
+    try:
+        content = gzip.decompress(kept.queries.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise FileError(f"The file {kept.queries} is missing or damaged ({type(error).__name__}).") from error
+    if content.count(b"\n") != run.metrics["query_images"] + 1:
+        raise FileError(f"The file {kept.queries} does not have the {run.metrics['query_images']} queries.")
+    return run
 
 
 def keep_points(points: "pd.DataFrame", images: str, root: Path) -> None:
@@ -102,4 +121,7 @@ def without_paths(data: Any) -> Any:
 
 
 def _as_csv(frame: "pd.DataFrame") -> str:
-    return frame.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    def six_digits(value: float) -> str:
+        return repr(float(f"{value:.6g}"))  # "1.0", so that a column of floats stays one
+
+    return frame.to_csv(index=False, lineterminator="\n", float_format=six_digits)
