@@ -123,8 +123,9 @@ class Run:
     def queries(self) -> "pd.DataFrame":
         """One row per query: query (a name), identity, camera, first_match_rank, average_precision, measures.
 
-        first_match_rank and average_precision are NaN if the gallery has no match. The measures of its
-        features (`reidlib.evaluation.measures.COLUMNS`) are NaN where they are not defined or not made.
+        first_match_rank and average_precision are NaN if the gallery has no match. Runs that are re-ranked
+        also have reranked_average_precision. The measures of its features
+        (`reidlib.evaluation.measures.COLUMNS`) are NaN where they are not defined or not made.
         """
         return _read_csv(self.files.queries)
 

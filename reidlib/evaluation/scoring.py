@@ -41,6 +41,8 @@ def score(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """The metrics of a run, and `per_query`'s table, both with the measures of its features, if given.
 
+    With re-ranking, the table also has reranked_average_precision.
+
     In the metrics, `reranked` holds those after re-ranking (None without it), and `single_shot` those of
     CUHK03's classic protocol (None for other data sets, unless the setting single_shot asks for it).
     """
@@ -48,24 +50,24 @@ def score(
     resamples = experiment.bootstrap_resamples
     ranked = rank(query, gallery, dataset)
     metrics = {**summary(ranked, dataset, resamples=resamples), "reranked": None, "single_shot": None}
+    queries = per_query(ranked, dataset)
     if experiment.rerank:
         form = {
             "merge_threshold": experiment.rerank_merge_threshold,
             "half_precision": experiment.rerank_half_precision,
         }
-        metrics["reranked"] = summary(rerank(query, gallery, dataset, **form), dataset, resamples=resamples)
+        again = rerank(query, gallery, dataset, **form)
+        metrics["reranked"] = summary(again, dataset, resamples=resamples)
+        queries["reranked_average_precision"] = again.average_precision
     if experiment.single_shot or dataset.name in CLASSIC_PROTOCOL:
         shots = cuhk03_single_shot(query, gallery, *people_and_cameras(dataset), max_rank=max(RANKS))
         metrics["single_shot"] = {
             **{f"rank{k}": float(shots.cmc[k - 1]) for k in RANKS},
             "map": shots.mean_ap,
         }
-    queries = per_query(ranked, dataset)
-    return (
-        (metrics, queries)
-        if measures is None
-        else (metrics | measures.summary(), queries.join(measures.queries))
-    )
+    if measures is None:
+        return metrics, queries
+    return metrics | measures.summary(), queries.join(measures.queries)
 
 
 def summary(ranked: RetrievalMetrics, dataset: ReidDataset, *, resamples: int = 2000) -> dict[str, Any]:

@@ -117,6 +117,8 @@ def test_reranked_scores_follow_the_settings(crowd):
         assert set(found[name]) == set(metrics) - {"reranked", "single_shot"}
         plain, plain_queries = score(embeddings, tried(), dataset)
         assert {**metrics, "reranked": None} == plain, "the scores without re-ranking stay"
+        again = queries.pop("reranked_average_precision")
+        np.testing.assert_array_equal(again, expected.average_precision)
         assert queries.equals(plain_queries)
     assert found["released"]["map"] != found["published"]["map"]
 
