@@ -4,6 +4,7 @@ from reidlib.show.drawing import literally, use_own_settings  # first: it decide
 
 # isort: split
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -489,3 +490,133 @@ def switch_panels(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) ->
     gradients.set_yticks(list(positions.values()), labels, fontsize=9)
     figure.suptitle(literally(title))
     return figure
+
+
+CLAIM_MARKS = {
+    "as claimed here": "✓",
+    "opposite here": "✗",
+    "smaller than the margin": "≈",
+    "cannot tell": "?",
+}
+# The palette of Okabe and Ito, which colour-blind readers tell apart; the markers differ, too.
+DATA_SET_COLOURS, DATA_SET_MARKERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000"), "osD^v"
+
+
+def claims_forest(frame: pd.DataFrame, title: str) -> Figure:
+    """The effect behind each claim with its 95 % interval, one line for each data set; as narrow as a phone.
+
+    Above them stand the claim, an arrow in the direction that it predicts, and the published effect. Grey is
+    what is smaller than the margin. The last column is the verdict. An interval that leaves the panel ends in
+    an arrowhead.
+
+    Args:
+        frame: `findings.findings`. Claims without an effect are left out.
+    """
+    order = {name: place for place, name in enumerate(dict.fromkeys(frame["name"]))}
+    drawn = frame[frame["seeds"] > 0].sort_values("name", key=lambda names: names.map(order), kind="stable")
+    data_sets = [name for name in dict.fromkeys(frame["data_set"]) if name in set(drawn["data_set"])]
+    panels = list(drawn.groupby(["question", "measure", "unit"], sort=False))
+    lanes = [sum(_lanes(members) for _, members in part.groupby("name", sort=False)) for _, part in panels]
+    figure, axes = plt.subplots(
+        max(1, len(panels)),
+        figsize=(3.9, 0.19 * sum(lanes) + 0.95 * len(panels) + 0.2 * len(data_sets) + 1.5),
+        height_ratios=lanes or None,
+        squeeze=False,
+        layout="constrained",
+    )
+    if not panels:
+        axes[0, 0].axis("off")
+        axes[0, 0].set_title(literally(title), fontsize=10)
+        axes[0, 0].text(0.5, 0.5, "no claim has runs to compare", ha="center", va="center", fontsize=9)
+        return figure
+    for axis, ((question, measure, unit), part), height in zip(axes.flat, panels, lanes, strict=True):
+        _claims_panel(axis, part, data_sets, height)
+        axis.set_title(literally(question), fontsize=9, fontweight="bold", loc="left")
+        axis.set_xlabel(f"{measure} ({unit})", fontsize=8)
+    handles = {
+        literally(name): _handle(_look(place)[0], marker=_look(place)[1], markersize=5, linewidth=1.5)
+        for place, name in enumerate(data_sets)
+    }
+    handles["published"] = _handle("black", marker="d", markerfacecolor="white", markersize=6, linestyle="")
+    handles["claimed direction"] = _handle(GREY, marker=r"$\rightarrow$", markersize=10, linestyle="")
+    handles["smaller than the margin"] = plt.Rectangle((0, 0), 1, 1, color="#dddddd")
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        title=literally(title),
+        loc="outside upper left",
+        alignment="left",
+        fontsize=8,
+        title_fontsize=10,
+        frameon=False,
+    )
+    marks = [f"{mark} {words}" for words, mark in CLAIM_MARKS.items()] + ["no mark, no interval: one seed"]
+    lines = ["   ".join(marks[:2]), "   ".join(marks[2:4]), marks[4]]
+    figure.supxlabel("\n".join(lines), fontsize=8)
+    return figure
+
+
+def _look(place: int) -> tuple[str, str]:
+    """Colour and marker of a data set."""
+    return DATA_SET_COLOURS[place % 5], DATA_SET_MARKERS[place % 5]
+
+
+def _lanes(members: pd.DataFrame) -> float:
+    """Height of a claim: its text, the published effect, its data sets, and a gap."""
+    return len(_wrapped(members)) + 1 + len(members) + 0.5
+
+
+def _wrapped(members: pd.DataFrame) -> list[str]:
+    return textwrap.wrap(members["claim"].iloc[0], 54)
+
+
+def _claims_panel(axis, part: pd.DataFrame, data_sets: Sequence[str], height: float) -> None:
+    scale = part["scale"].iloc[0]
+    shown = scale * part[["difference", "published", "margin"]].assign(other=-part["margin"])
+    left, right = shown.min().min(), shown.max().max()
+    room = 0.15 * (right - left)
+    left, right = left - room, right + room
+    top = 0.0
+    for _, members in part.groupby("name", sort=False):
+        text, one = _wrapped(members), members.iloc[0]
+        axis.text(
+            0, top + len(text) / 2, literally("\n".join(text)), fontsize=8.5, va="center",
+            transform=axis.get_yaxis_transform(),
+        )  # fmt: skip
+        start = top + len(text)
+        band = scale * one["margin"]
+        axis.fill_between([-band, band], start, start + 1 + len(members), color="#dddddd", linewidth=0)
+        axis.vlines(0, start, start + 1 + len(members), color="black", linewidth=0.8)
+        axis.annotate(
+            "", (one["sign"] * 0.12 * (right - left), start + 0.5), (0, start + 0.5),
+            arrowprops={"arrowstyle": "->", "color": GREY, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
+        if not np.isnan(one["published"]):
+            axis.plot(
+                scale * one["published"], start + 0.5, "d", color="black", markerfacecolor="white",
+                markersize=6,
+            )  # fmt: skip
+        for lane, (_, row) in enumerate(members.iterrows()):
+            _claim_lane(axis, row, _look(data_sets.index(row["data_set"])), start + 1.5 + lane, (left, right))
+        top += _lanes(members)
+    axis.set(xlim=(left, right), ylim=(height, 0), yticks=[])
+    axis.spines["left"].set_visible(False)
+    axis.tick_params(axis="x", labelsize=8, labeltop=True, pad=2)
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_axisbelow(True)
+
+
+def _claim_lane(axis, row: pd.Series, look: tuple[str, str], position: float, limits: tuple) -> None:
+    colour, marker = look
+    ends = [row["scale"] * row[bound] for bound in ("low", "high")]
+    if not np.isnan(ends).any():
+        inside = np.clip(ends, *limits)
+        axis.plot(inside, [position] * 2, color=colour, linewidth=1.5)
+        for end, shown, head in zip(ends, inside, "<>", strict=True):
+            if end != shown:
+                axis.plot(shown, position, head, color=colour, markersize=4, clip_on=False)
+    axis.plot(row["scale"] * row["difference"], position, marker, color=colour, markersize=5)
+    axis.text(
+        1.01, position, CLAIM_MARKS.get(row["verdict"], ""), fontsize=8, va="center", color=colour,
+        transform=axis.get_yaxis_transform(),
+    )  # fmt: skip
