@@ -30,6 +30,7 @@ FRONT = Front(
     "Every figure and table here is made again from the runs listed below.",
 )
 PUBLISHED = ("data/paper",)  # the papers' numbers: a table is made again when one of them is corrected
+REFERENCE = ("results/reference",)  # the runs that are kept in the checkout
 
 
 def steps(request: Request) -> list[Step]:
@@ -48,6 +49,7 @@ def steps(request: Request) -> list[Step]:
     ]
     own_weights = [overrides[name] for name in OF_FILES if isinstance(overrides.get(name), str)]
     images = "cifar100" if study.profile == "paper" else "digits"
+    classification = ("23_classification",) if images == "cifar100" else ()  # digits bear no claim
     training = {
         (method, seed): Step(
             f"10_train/{method}-seed{seed}",
@@ -128,6 +130,16 @@ def steps(request: Request) -> list[Step]:
                 "figures/classification.png",
             ),
             weight=0.6,
+        ),
+        Step(
+            "05_findings",
+            "05_findings",
+            {**place, "overrides": overrides},
+            ("01_data", *(step.name for step in training.values()), *classification),
+            ("tables/findings.csv", "figures/findings.png"),
+            weight=0.1,
+            reads=(*PUBLISHED, *REFERENCE),
+            front=True,
         ),
         shows(
             "30_attention_maps",

@@ -62,7 +62,7 @@ def test_valid_and_committed_without_results(name):
     }
     for cell in notebook.cells:
         assert set(cell.metadata) <= {"tags"} and not cell.get("attachments")
-        assert set(cell.metadata.get("tags", ())) <= {"parameters", "remove-output", "remove-input"}
+        assert set(cell.metadata.get("tags", ())) <= {"parameters", "remove-output", "remove-input", "front"}
         assert cell.source.strip() == cell.source and cell.source
 
 

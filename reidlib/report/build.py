@@ -23,7 +23,7 @@ from markupsafe import Markup, escape
 from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, read_json, write_atomically
 from reidlib.report.clean_html import KEPT, as_utf8
-from reidlib.report.notebook_html import render, shortened, without_paths
+from reidlib.report.notebook_html import front_of, render, shortened, without_paths
 from reidlib.run import DID_NOT_LEARN, METRICS
 from reidlib.study.notebook_files import nbformat
 from reidlib.study.results import Study
@@ -58,6 +58,8 @@ class _Page:
     lead: str = ""  # first paragraph
     thumbnail: str = ""  # first figure as a small data URI
     body: Markup = Markup("")
+    front: bool = False  # the first page
+    findings: Markup = Markup("")  # what the index shows of the first page
 
     @property
     def file(self) -> str:
@@ -79,8 +81,9 @@ def build_report(
         title: of the report.
         facts: "claim" (the study's claim, two sentences) and "caveats" (sentences that every page shows in a
             box). The index lists every other entry as it stands.
-        steps: in the order of the report. Those without an executed notebook are shown as "not run". Without
-            steps, the report has the executed notebooks that exist, by name.
+        steps: in the order of the report; the one with `front` comes first. Those without an executed
+            notebook are shown as "not run". Without steps, the report has the executed notebooks that exist,
+            by name.
     """
     facts = dict(facts)
     claim = facts.pop("claim", "")
@@ -88,12 +91,15 @@ def build_report(
     pages = _pages(study, list(steps))
     ready = [page for page in pages if not page.problem]
     for page in ready:
-        rendered = render(_read(page.path), study, title=page.label, page_of=_page_of(ready))
+        notebook = _read(page.path)
+        rendered = render(notebook, study, title=page.label, page_of=_page_of(ready))
         page.body, page.lead, page.thumbnail = (
             Markup(rendered.body),
             rendered.lead,
             rendered.thumbnail,
         )  # sanitised by render
+        if page.front:
+            page.findings = Markup(front_of(notebook, study, page_of=_page_of(ready)))  # sanitised, too
     source = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source)
     unbroken = re.sub(r"\w+(?:-\w+)+", r'<span class="word">\g<0></span>', str(escape(title)))
@@ -115,6 +121,7 @@ def build_report(
         index = template.render(
             page=None,
             claim=claim,
+            front=next((page for page in ready if page.findings), None),
             eyebrow=f"Profile {study.profile} · data set {study.dataset}",
             cards=[page for page in pages if not _is_run(page)],
             runs=_runs(study, pages),
@@ -231,7 +238,7 @@ def _pages(study: Study, steps: list[Step]) -> list[_Page]:
         names = list(dict.fromkeys(name.removesuffix(".ipynb").removesuffix(".failed") for name in names))
         steps = [Step(name, name.split("/")[0], {}) for name in names]
     pages = []
-    for step in steps:
+    for step in sorted(steps, key=lambda step: not step.front):
         page = _Page(
             step.name,
             step.notebook,
@@ -239,6 +246,7 @@ def _pages(study: Study, steps: list[Step]) -> list[_Page]:
             step.executed(study),
             step.failed(study),
             number=step.notebook.split("_")[0],
+            front=step.front,
         )
         if step.failed(study).is_file():
             page.problem = "Not run: " + without_paths(_failure(step.failed(study)), study)

@@ -39,6 +39,7 @@ FORMULA_SIZE = 16  # points
 DROPPED = "remove-output"  # tag of cells whose output the page leaves out, such as the caveats (in its box)
 # A literal of Python that holds an absolute path; its last name may stay.
 ABSOLUTE = re.compile(r"""(["'])/(?:(?!\1)[^\\\n]|\\.)*/((?:(?!\1)[^\\/\n]|\\.)+)\1""")
+FRONT = "front"  # tag of cells whose tables and texts the index shows, too
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -83,6 +84,21 @@ def render(notebook, study: Study, *, title: str, page_of: Callable[[str], str])
     _shorten_paths(soup, study)
     paragraph = soup.select_one(".prose > p")
     return Rendered(str(soup), shortened(paragraph.get_text() if paragraph else "", 170), thumbnail)
+
+
+def front_of(notebook, study: Study, *, page_of: Callable[[str], str]) -> str:
+    """HTML of the tables and texts that the index takes from an executed notebook. Pictures are left out."""
+    parts = [
+        _output(output)
+        for cell in notebook.cells
+        if cell.cell_type == "code" and FRONT in cell.metadata.get("tags", ())
+        for output in _outputs(cell)
+        if not _picture(output)
+    ]
+    soup = clean(parts, "", page_of)
+    soup.h1.decompose()  # the index has its own
+    _shorten_paths(soup, study)
+    return str(soup)
 
 
 def shortened(text: str, most: int) -> str:

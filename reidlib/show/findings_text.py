@@ -201,3 +201,23 @@ def how_to_run(found: pd.DataFrame, data_set: str, profile: str, dataset: str) -
         f"{data_set}: {len(lacking)} claims lack runs or have one seed. With the other options of this "
         f"study, this trains what is missing:\n\n    {command}"
     )
+
+
+def across_data_sets(found: pd.DataFrame) -> str:
+    """In which claims the data sets agree, in words."""
+    told = found[found["verdict"].isin([AS_CLAIMED, OPPOSITE, SMALL])]
+    if told.empty:
+        return "No data set can tell any claim here: with one seed, or none, there is no verdict."
+    agreed: dict[str, list[str]] = {}
+    differing = []
+    for name, members in told.groupby("name", sort=False):
+        words = members["verdict"].unique()
+        if len(words) > 1:
+            differing.append(name)
+        else:
+            agreed.setdefault(words[0], []).append(name)
+    parts = [f"{words}: {', '.join(names)}" for words, names in agreed.items()]
+    open_ = [name for name in found["name"].unique() if name not in set(told["name"])]
+    text = f"Wherever it can be told, {'; '.join(parts)}." if parts else ""
+    text += f" The data sets differ: {', '.join(differing)}." if differing else ""
+    return (text + (f" Told nowhere: {', '.join(open_)}." if open_ else "")).strip()

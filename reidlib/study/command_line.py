@@ -702,7 +702,7 @@ def _report_digest(request: Request, steps: list[Step], front: Front) -> str:
     return digest(
         {
             "files": sorted(files.items()),
-            "steps": [(step.name, step.title) for step in steps],
+            "steps": [(step.name, step.title, step.front) for step in steps],
             "front": (front.title, front.claim, front.caveats, front.facts, str(request.overrides)),
             "code": Code().used([("reidlib.report", "build_report"), ("reidlib.study.command_line", "")]),
             "template": file_digest(REPOSITORY / "reidlib" / "report" / "template.html"),

@@ -45,6 +45,8 @@ class Step:
     reads: tuple[str, ...] = ()
     # the images that it depends on, as in `ReidDataset.fingerprints`; no other file of a data root counts
     images: Mapping[str, str] = field(default_factory=dict)
+    # its page is the report's first, and the index shows the outputs of its cells with the tag "front"
+    front: bool = False
 
     def executed(self, study: Study) -> Path:
         return study.notebooks / f"{self.name}.ipynb"
