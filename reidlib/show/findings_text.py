@@ -216,8 +216,8 @@ def across_data_sets(found: pd.DataFrame) -> str:
             differing.append(name)
         else:
             agreed.setdefault(words[0], []).append(name)
-    parts = [f"{words}: {', '.join(names)}" for words, names in agreed.items()]
+    parts = [f"{len(names)} {words}{_listed(names)}" for words, names in agreed.items()]
     open_ = [name for name in found["name"].unique() if name not in set(told["name"])]
     text = f"Wherever it can be told, {'; '.join(parts)}." if parts else ""
-    text += f" The data sets differ: {', '.join(differing)}." if differing else ""
-    return (text + (f" Told nowhere: {', '.join(open_)}." if open_ else "")).strip()
+    text += f" The data sets differ in {len(differing)}{_listed(differing)}." if differing else ""
+    return (text + (f" Told nowhere: {len(open_)}{_listed(open_)}." if open_ else "")).strip()

@@ -576,3 +576,55 @@ def test_telling_queries_show_where_models_differ():
     assert selection.telling_queries(ranks, dataset, 99).tolist() == [1, 4, 5, 0, 2]
     assert selection.telling_queries(np.full((3, 7), -1), dataset, 3).tolist() == []
     assert selection.telling_queries(np.full((3, 7), -1), dataset, 3).dtype == int
+
+
+def claims_of(*rows):
+    """A table as `findings.findings` makes it; a row: name, data set, effect, low, high, verdict, …"""
+    defaults = {
+        "question": "Does it help?", "measure": "mAP", "unit": "points", "scale": 100, "seeds": 3, "sign": 1,
+        "margin": 0.01, "published": np.nan,
+    }  # fmt: skip
+    columns = ("name", "data_set", "difference", "low", "high", "verdict")
+    given = [{**defaults, **dict(zip(columns, row, strict=False)), **row[6]} for row in rows]
+    return pd.DataFrame(given).assign(claim=lambda frame: "Claim " + frame["name"])
+
+
+def test_the_forest_draws_each_claim_on_each_data_set():
+    nan = float("nan")
+    frame = claims_of(
+        ("one", "a", 0.03, 0.01, 0.05, "as claimed here", {"published": 0.074}),
+        ("less", "a", -0.02, -0.03, -0.01, "as claimed here", {"sign": -1}),
+        ("none", "a", nan, nan, nan, "not run", {"seeds": 0}),
+        ("one", "b", -0.02, nan, nan, "one seed: no verdict", {"seeds": 1}),
+        ("far", "b", 0.01, -0.5, 0.5, "cannot tell", {}),
+        ("other", "b", 0.2, 0.1, 0.3, "opposite here", {"unit": "correlation", "scale": 1}),
+    )
+    figure = drawn(figures.claims_forest(frame, "Claims"))
+    points, correlation = figure.axes
+    assert (points.get_xlabel(), correlation.get_xlabel()) == ("mAP (points)", "mAP (correlation)")
+    markers = {"o": [], "s": [], "d": [], "<": [], ">": []}
+    for line in points.lines:
+        if line.get_marker() in markers:
+            markers[line.get_marker()] += [(x, y) for x, y in zip(*line.get_data(), strict=True)]
+    # Lanes from top to bottom: text, published, data sets in the order of the table, half an empty one.
+    assert markers["o"] == [(pytest.approx(3), 2.5), (pytest.approx(-2), 7.0)]
+    assert markers["s"] == [(pytest.approx(-2), 3.5), (pytest.approx(1), 10.5)]
+    assert markers["d"] == [(pytest.approx(7.4), 1.5)]
+    left, right = points.get_xlim()
+    assert -50 < left < -2 and 7.4 < right < 50, "one wide interval does not shrink all others"
+    assert markers["<"] == [(left, 10.5)] and markers[">"] == [(right, 10.5)], "it ends in arrowheads"
+    bands = [band.get_paths()[0].get_extents() for band in points.collections if band.get_paths()]
+    assert sum(np.allclose((band.x0, band.x1), (-1, 1)) for band in bands) == 3
+    written = texts(points)
+    assert [text for text in written if text.startswith("Claim")] == ["Claim one", "Claim less", "Claim far"]
+    assert [text for text in written if text in ("✓", "✗", "≈", "?")] == ["✓", "✓", "?"]
+    arrows = [text for text in points.texts if getattr(text, "arrow_patch", None)]
+    assert [np.sign(arrow.xyann[0] - arrow.xy[0]) for arrow in arrows] == [-1, 1, -1], "from 0 to the claim"
+    assert [text.get_text() for text in figure.legends[0].get_texts()[:2]] == ["a", "b"]
+    assert figure.get_figwidth() < 4
+
+
+def test_the_forest_without_runs_says_so():
+    frame = claims_of(("one", "a", *[float("nan")] * 3, "not run", {"seeds": 0}))
+    (axis,) = drawn(figures.claims_forest(frame, "Claims")).axes
+    assert texts(axis) == ["no claim has runs to compare"]

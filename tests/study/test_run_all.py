@@ -302,6 +302,16 @@ def test_tables_show_every_seed_and_single_runs_the_first_one_asked_for():
     )
 
 
+def test_the_findings_come_after_every_training_and_stand_first_in_the_report():
+    steps = plan("classes")
+    assert [name for name, step in steps.items() if step.front] == ["05_findings"]
+    needs = steps["05_findings"].needs
+    assert {name for name in steps if name.startswith("10_train")} <= set(needs)
+    assert "10_train/pfsa.classes.as-released-seed1" in needs, "variants, too"
+    assert "23_classification" not in needs, "digits bear no claim"
+    assert "23_classification" in plan(profile="paper")["05_findings"].needs
+
+
 def test_full_study_with_all_switches_and_with_none():
     steps = plan(*trained_switches("full"), methods=tuple(METHODS), seeds=(0,))
     trained = [switch for switch in SWITCHES if switch.name in trained_switches("full")]
@@ -484,9 +494,9 @@ def test_steps_depend_on_the_images_and_on_the_published_numbers(folder):
         assert not step.images
         # The classification has its own images.
         assert ("01_data" in step.needs) == (step.notebook != "23_classification"), step.name
-        assert (step.reads == ("data/paper",)) == (
-            step.notebook not in ("22_paper_vs_code", "23_classification")
-        ), step.name
+        reads = {"05_findings": ("data/paper", "results/reference")}
+        reads |= dict.fromkeys(("22_paper_vs_code", "23_classification"), ())
+        assert step.reads == reads.get(step.notebook, ("data/paper",)), step.name
     assert (REPOSITORY / "data/paper/pfsa_table1.csv").is_file()
 
 
