@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import IPython.display
 import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from made_up_runs import IMAGES, fabricate
@@ -22,6 +23,7 @@ from reidlib.experiment import Housekeeping, ScoringSettings, TrainingSettings
 from reidlib.files import REPOSITORY, file_digest
 from reidlib.run import StaleRunError
 from reidlib.settings import ConfigError
+from reidlib.study import reference
 from reidlib.study.results import MissingRunError, Study
 from reidlib.study.runs import belonging, finished_runs, load_run, runs_by_dataset
 
@@ -302,6 +304,52 @@ def test_notebooks_name_and_leave_out_what_does_not_belong(
     assert "90.0" not in (study.tables / f"{table}.csv").read_text()
     with pytest.raises(StaleRunError, match=f"{reference}-seed0 does not fit"):
         shown(notebook, overrides={"epochs": 3})
+
+
+@pytest.fixture
+def references(monkeypatch):
+    """Sets the reference studies of a test: title → runs."""
+
+    def given(**runs):
+        studies = [
+            SimpleNamespace(title=title, caveats=["Not ours."], runs=own) for title, own in runs.items()
+        ]
+        monkeypatch.setattr(reference, "reference_studies", lambda: studies)
+
+    given()
+    return given
+
+
+def test_the_findings_page_without_runs_says_so(shown, study, references):
+    outputs = shown("05_findings")
+    told = "\n".join(pages(outputs))
+    assert "this study (demo):** nothing was run." in told and "python run_all.py --profile demo" in told
+    (figure,) = (output for output in outputs if isinstance(output, plt.Figure))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no claim has runs to compare"]
+    verdicts = pd.read_csv(study.tables / "findings.csv")["verdict"]
+    assert len(verdicts) > 20 and set(verdicts) == {"not run"}
+
+
+def test_the_findings_page_has_own_runs_beside_the_reference_runs(shown, made, study, references, tmp_path):
+    elsewhere = Study("demo", "folder", tmp_path / "elsewhere" / "demo-folder")
+    rng = np.random.default_rng(0)
+    kept = [
+        fabricate(elsewhere, method, precision + rng.normal(0, 0.002, 20), seed=seed)
+        for method, precision in (("baseline", 0.4), ("baseline+pam+cam", 0.3))
+        for seed in range(3)
+    ]
+    references(Photographs=kept)
+    made("baseline", 0.25)
+    made("baseline+pam+cam", 0.375)
+    made("gap", 0.9, settings={"epochs": 3})  # with other settings than this call's
+    outputs = shown("05_findings")
+    told = "\n".join(pages(outputs))
+    assert "**Photographs:** 0 of 1 claims hold; 1 opposite (attention)" in told
+    assert "this study (demo):** no verdict yet; 1 with one seed" in told
+    assert "- Not ours." in told and "`gap-seed0` is left out" in told
+    found = pd.read_csv(study.tables / "findings.csv").set_index(["name", "data_set"])
+    effects = found.xs("attention", level="name")["difference"]
+    assert effects.tolist() == pytest.approx([-0.1, 0.125], abs=0.002)
 
 
 SINGLE_RUNS = [
