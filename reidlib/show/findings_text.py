@@ -51,7 +51,7 @@ def answer(found: pd.DataFrame, runs: RunsByDataset) -> str:
             continue
         parts = [f"{len(held)} of {judged} claims hold" + _listed(held) if judged else "no verdict yet"]
         parts += [
-            f"{len(names[words])} {said}{_listed(names[words])}"
+            f"{len(names[words])} {said}{_listed(names[words] if words in JUDGED else ())}"
             for words, said in _IN_WORDS.items()
             if words in names
         ]
