@@ -67,10 +67,9 @@ def fabricate(
     people = np.arange(len(precisions)) // 2
     queries = {"query": [f"{row}.png" for row in range(len(people))], "identity": people, "camera": 1}
     ranks = np.where(np.isnan(precisions), np.nan, ranks)
-    measured = dict.fromkeys(COLUMNS, 0.5)
-    pd.DataFrame({**queries, "first_match_rank": ranks, "average_precision": precisions, **measured}).to_csv(
-        files.queries, index=False
-    )
+    queries |= {"first_match_rank": ranks, "average_precision": precisions}
+    queries |= {"reranked_average_precision": precisions + 0.2} if experiment.rerank else {}
+    pd.DataFrame({**queries, **dict.fromkeys(COLUMNS, 0.5)}).to_csv(files.queries, index=False)
 
     mean_ap = float(np.nanmean(precisions))
     scores = {
