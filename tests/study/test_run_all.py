@@ -715,6 +715,7 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
     figures = {path.stem for path in study.figures.glob("*.png")}
     assert {
         "data_samples",
+        "findings",
         "ablation_abdnet",
         "ablation_pfsa",
         "switches",
@@ -729,6 +730,7 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
     tables = {path.stem for path in study.tables.glob("*.csv")}
     assert {
         "data_statistics",
+        "findings",
         "reference_points",
         "ablation_abdnet",
         "ablation_pfsa",
@@ -762,7 +764,7 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
 
     executed = sorted(study.notebooks.rglob("*.ipynb"))
     numbers = [path.name[:2] for path in executed if path.parent == study.notebooks]
-    assert numbers == ["01", "20", "21", "22", "23", "30", "31", "32", "90"]
+    assert numbers == ["01", "05", "20", "21", "22", "23", "30", "31", "32", "90"]
     assert {path.stem for path in executed if path.parent != study.notebooks} == {
         f"{method}-seed0" for method in trained
     }
