@@ -207,7 +207,7 @@ def across_data_sets(found: pd.DataFrame) -> str:
     """In which claims the data sets agree, in words."""
     told = found[found["verdict"].isin([AS_CLAIMED, OPPOSITE, SMALL])]
     if told.empty:
-        return "No data set can tell any claim here: with one seed, or none, there is no verdict."
+        return "No data set can tell any claim: runs are missing, have one seed, or leave it open."
     agreed: dict[str, list[str]] = {}
     differing = []
     for name, members in told.groupby("name", sort=False):
