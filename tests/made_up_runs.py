@@ -69,7 +69,8 @@ def fabricate(
     ranks = np.where(np.isnan(precisions), np.nan, ranks)
     queries |= {"first_match_rank": ranks, "average_precision": precisions}
     queries |= {"reranked_average_precision": precisions + 0.2} if experiment.rerank else {}
-    pd.DataFrame({**queries, **dict.fromkeys(COLUMNS, 0.5)}).to_csv(files.queries, index=False)
+    measured = dict.fromkeys(COLUMNS, 0.5)
+    pd.DataFrame({**queries, **measured}).to_csv(files.queries, index=False)
 
     mean_ap = float(np.nanmean(precisions))
     scores = {

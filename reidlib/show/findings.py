@@ -14,11 +14,12 @@ import pandas as pd
 
 from reidlib.claims import CLAIMS, CLASSIFICATION, MEASURES, Claim
 from reidlib.config import VARIANTS
+from reidlib.crossed import crossed_effect
 from reidlib.errors import ReidError
 from reidlib.files import read_json
 from reidlib.run import Run
 from reidlib.show.verdicts import Evidence, judge, margin_of
-from reidlib.statistics import crossed_effect, holm
+from reidlib.statistics import holm
 
 CIFAR = "CIFAR-100"  # the data set of the claim about classification
 
@@ -69,11 +70,6 @@ def runs_of(row: str, runs: Iterable[Run]) -> dict[int, Run]:
     return by_seed
 
 
-def learned(run: Run) -> bool:
-    """Whether a run's loss left its start. No verdict rests on a run that did not learn."""
-    return run.metrics.get("learned", True)
-
-
 def retrieval_samples(row: str, column: str, runs: Iterable[Run]) -> Samples:
     """The runs of a row, measured by a column of their queries."""
     return {
@@ -82,7 +78,7 @@ def retrieval_samples(row: str, column: str, runs: Iterable[Run]) -> Samples:
             run.queries[column].to_numpy(float) if column in run.queries else None,
             run.queries["identity"].to_numpy(),
             run.metrics["train_seconds"] / 3600,
-            learned(run),
+            run.learned is not False,
         )
         for seed, run in runs_of(row, runs).items()
     }

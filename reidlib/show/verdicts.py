@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from reidlib.claims import MEASURES, Claim
-from reidlib.statistics import CrossedEffect, seeds_needed
+from reidlib.crossed import CrossedEffect, seeds_needed
 
 AS_CLAIMED, OPPOSITE = "as claimed here", "opposite here"
 SMALL, UNCLEAR = "smaller than the margin", "cannot tell"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from reidlib.claims import CLAIMS
+from reidlib.crossed import CrossedEffect
 from reidlib.show import verdicts
 from reidlib.show.verdicts import Evidence, judge
-from reidlib.statistics import CrossedEffect
 
 NAN = float("nan")
 BY_NAME = {claim.name: claim for claim in CLAIMS}
