@@ -7,7 +7,7 @@ import pandas as pd
 
 from reidlib.claims import CLAIMS, MEASURES, Claim
 from reidlib.config import METHODS, VARIANTS
-from reidlib.show.findings import RunsByDataset, learned, runs_of
+from reidlib.show.findings import RunsByDataset, runs_of
 from reidlib.show.text import DASH, p_value
 from reidlib.show.verdicts import (
     AS_CLAIMED,
@@ -66,7 +66,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _not_learned(runs: Sequence) -> str:
-    names = [f"`{run.name}`" for run in runs if not learned(run)]
+    names = [f"`{run.name}`" for run in runs if run.learned is False]
     return f" No verdict rests on runs that did not learn: {', '.join(names)}." if names else ""
 
 
