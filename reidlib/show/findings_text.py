@@ -78,7 +78,7 @@ def _cost(members: pd.DataFrame, runs: Sequence) -> str:
         for trained in (runs_of(row, runs) for row in (claim.first, claim.second)):
             if trained:  # a variant may be shown by its row
                 row = next(iter(trained.values())).method
-                have = sum(map(learned, trained.values()))
+                have = sum(run.learned is not False for run in trained.values())
                 more[row] = max(more.get(row, 0), int(claim.seeds_needed) - have)
                 hours[row] = np.mean([run.metrics["train_seconds"] for run in trained.values()]) / 3600
     count = sum(more.values())
