@@ -35,7 +35,7 @@ MEASURES: dict[str, Measure] = {
     "accuracy": _of("accuracy", "points", "correct"),
     "channel_correlation": _of("S(Corr)", "correlation", "channel_correlation", scale=1, digits=3),
     "effective_area": _of("area of activation", "% of the map", "effective_area"),
-    "effective_rank": _of("effective rank", "rank", "effective_rank", scale=1, digits=2),
+    "effective_rank": _of("effective rank", "% of the largest", "effective_rank"),
 }
 # What a claim answers. Claims of one question are tested together: Holm's correction is over them.
 SCORES_OF_ABDNET, HOW_ABDNET_WORKS = "Does ABD-Net retrieve better?", "Does ABD-Net work as it says?"

@@ -153,7 +153,7 @@ def _train_into(
             "classes": experiment.classes or trained_on.num_train_identities,
             "train_identities": trained_on.num_train_identities,
             "train_images": len(trained_on.train),
-            **learning_facts(experiment, model, rows[-1], trained_on.num_train_identities),
+            **learning_facts(experiment, model, rows[-1], trained_on.train_labels),
             "reported_epoch": reported,
             "best_on_test": _best_facts(rows, "test"),
             "best_on_validation": _best_facts(rows, "validation"),

@@ -127,8 +127,8 @@ def test_a_runs_files_agree_with_each_other(run, reranked_run, dataset):
     for one, divisor in ((run, 1), (reranked_run, 10)):
         last = one.curves["cross_entropy"].iloc[-1] / divisor
         assert one.metrics["last_cross_entropy"] == pytest.approx(last)
-        assert one.metrics["guess_cross_entropy"] == pytest.approx(np.log(6))
-        assert one.learned is bool(last <= 0.95 * np.log(6)) is False
+        assert one.metrics["guess_cross_entropy"] == pytest.approx(np.log(6), rel=0.02)
+        assert one.learned is False
     assert run.metrics["synthetic"] is False
     assert run.metrics["embedding_dim"] == run.embeddings["query"].shape[1] == 3 * 16
     assert run.metrics["parameters"] == sum(parameter.numel() for parameter in run.model().parameters())
