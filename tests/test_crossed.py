@@ -259,6 +259,10 @@ def test_the_smallest_detectable_difference_is_found_with_the_power():
             lambda: crossed_effect([[1, 1], [1, NAN]], [[1, 1], [1, NAN]], [0, 1]),
             "1 queries have a match for some runs only .NaN., the first is query 1",
         ),
+        (
+            lambda: crossed_effect([[NAN, 1], [1, 1]], [[NAN, 1], [NAN, 1]], [0, 1]),
+            "1 queries have .* query 0",
+        ),
         (lambda: crossed_effect(LAYOUT * NAN, LAYOUT * NAN, [0, 1, 2]), "0 of 3 queries are usable"),
         (lambda: crossed_effect(LAYOUT, LAYOUT, [0, 1, 2], confidence=95), "confidence=95"),
         (lambda: crossed_interval(made(), 0), "confidence=0"),

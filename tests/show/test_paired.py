@@ -26,6 +26,7 @@ def effect_of(mean, seeds=3, seed_sd=0.001, person_sd=0.01, people=PEOPLE):
         ({"mean": 0.03}, "differs"),
         ({"mean": -0.03}, "differs"),
         ({"mean": 0.0}, "smaller than 1 point"),
+        ({"mean": 0.0, "person_sd": 0.0385}, "smaller than 1 point"),  # ± 0.94 points at 90 %, 1.13 at 95 %
         ({"mean": 0.0049}, "smaller than 1 point"),  # its interval leaves out 0, but nobody cares
         ({"mean": 0.0099}, "differs"),  # the interval reaches beyond a point
         ({"mean": 0.03, "seed_sd": 0.02}, "cannot tell"),  # seeds disagree: 1, 3 and 5 points
