@@ -83,11 +83,11 @@ def _what_would_tell(claim: Claim, effect: CrossedEffect, margin: float) -> Verd
     before = ""
     if claim.size:
         size = f"the published {in_unit(claim, abs(claim.size))}"
-        seeds = seeds_needed(effect, abs(claim.size), POWER)
+        seeds = seeds_needed(effect, abs(claim.size), power=POWER)
         if seeds is None or seeds > effect.seeds:
             return _seeds_would_tell(size, seeds)
         before = f"{seeds} seeds would have shown {size}; "
-    size, seeds = f"an effect of {in_unit(claim, margin)}", seeds_needed(effect, margin, POWER)
+    size, seeds = f"an effect of {in_unit(claim, margin)}", seeds_needed(effect, margin, power=POWER)
     if seeds is not None and seeds <= effect.seeds:
         return Verdict(UNCLEAR, f"a borderline case: {seeds} seeds should tell", effect.seeds + 1)
     found = _seeds_would_tell(size, seeds)

@@ -6,6 +6,7 @@ import pytest
 from made_up_runs import PEOPLE, fabricate
 
 from reidlib.claims import CLAIMS, QUESTIONS
+from reidlib.evaluation.measures import COLUMNS
 from reidlib.files import write_json
 from reidlib.show import findings, findings_text
 from reidlib.statistics import holm
@@ -24,7 +25,7 @@ def make(study, method, level, seed=0, *, columns=None, **options):
     """A run with about this mAP. Queries and seeds differ a little, in the same way for every method."""
     wobble = np.random.default_rng([seed, len(method)]).normal(0, 0.002, len(PEOPLE))
     run = fabricate(study, method, level + wobble, seed=seed, train_seconds=1800.0, **options)
-    queries = pd.read_csv(run.files.queries)
+    queries = pd.read_csv(run.files.queries).drop(columns=list(COLUMNS))
     queries.assign(**(columns or {})).to_csv(run.files.queries, index=False)
     return run
 

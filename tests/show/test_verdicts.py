@@ -78,11 +78,11 @@ def test_an_effect_within_the_margin_is_small_whatever_its_p(needs):
 def test_a_relative_margin_is_a_share_of_the_second_row(needs):
     flat = BY_NAME["O.F. flattens"]
     assert flat.relative and flat.margin == 0.05
-    within = evidence(1.0, narrow=0.4, level=30.0)  # 0.6 to 1.4 of 1.5
+    within = evidence(0.01, narrow=0.004, level=0.3)  # 0.6 to 1.4 of 1.5 points
     assert judge(flat, within, 0.9).words == "smaller than the margin"
-    needs[1.0] = 7
-    found = judge(flat, within._replace(level=20.0), 0.9)  # of 1.0
-    assert found.words == "cannot tell" and found.why == "7 seeds would show an effect of 1.00"
+    needs[0.01] = 7
+    found = judge(flat, within._replace(level=0.2), 0.9)  # of 1.0 points
+    assert found.words == "cannot tell" and found.why == "7 seeds would show an effect of 1.0"
 
 
 def test_what_would_tell_is_asked_at_the_published_size_or_at_the_margin(needs):
