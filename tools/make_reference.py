@@ -138,7 +138,7 @@ def _in_processes(
     logs = Path(options.work) / plan.name / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     environment = {**KEEP_MEMORY, **os.environ, **dict.fromkeys(THREAD_VARIABLES, str(options.threads))}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     running: dict[str, tuple[subprocess.Popen, float]] = {}
     failed = 0
     try:
@@ -168,6 +168,7 @@ def _in_processes(
             process.terminate()
         for process, _ in running.values():
             process.wait()
+        signal.signal(signal.SIGTERM, before)
     return 1 if failed else 0
 
 
