@@ -11,14 +11,16 @@ exposure, blur, resolution and angle. The same specification gives the same pixe
 because every image draws from its own seed sequence.
 
 `spec` says what is rendered, `views` draws people, cameras and views, `figure` (with `person` and `tubes`)
-draws one figure, `scenery` its surroundings, and `folder` writes the images.
+draws one figure, `scenery` its surroundings, `folder` writes the images, and `masks` says where in an image
+the person is.
 """
 
 from reidlib.synthetic.folder import ensure_synthetic
+from reidlib.synthetic.masks import masks_of, render_masks
 from reidlib.synthetic.spec import SyntheticError, SyntheticSpec, plan_images
 from reidlib.synthetic.views import Camera, View, describe_person, draw_camera, draw_person, render_person
 
 __all__ = [
     "Camera", "SyntheticError", "SyntheticSpec", "View", "describe_person", "draw_camera", "draw_person",
-    "ensure_synthetic", "plan_images", "render_person",
+    "ensure_synthetic", "masks_of", "plan_images", "render_masks", "render_person",
 ]  # fmt: skip

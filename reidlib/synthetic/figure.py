@@ -16,6 +16,7 @@ from reidlib.synthetic.tubes import (
     HAT,
     INNER,
     LOWER,
+    PARTS,
     SHOE,
     SKIN,
     SKIRT,
@@ -141,6 +142,7 @@ def place(canvas: Canvas, person: Person, pose: Pose) -> None:
         hem_level = 0.35
 
     # Legs and feet.
+    canvas.part = "legs"
     for side in ("left", "right"):
         hip, knee, ankle, heel, toe = (
             joints[f"{side} {part}"] for part in ("hip", "knee", "ankle", "heel", "toe")
@@ -190,6 +192,7 @@ def place(canvas: Canvas, person: Person, pose: Pose) -> None:
         )
 
     # Torso: the pelvis, then the upper garment down to its hem.
+    canvas.part = "torso"
     neck, pelvis = joints["neck"], joints["pelvis"]
     up = (neck - pelvis) / (0.335 * size)
     sway = np.array([up[0] / up[1], 1.0, up[2] / up[1]]) * size
@@ -243,6 +246,7 @@ def place(canvas: Canvas, person: Person, pose: Pose) -> None:
         torso(0.866, hem, loose, UPPER, caps=(0, 0.12 if person.upper in ("hoodie", "jacket") else 0.0))
 
     # Arms.
+    canvas.part = "arms"
     for side in ("left", "right"):
         shoulder, elbow, wrist, fingers = (
             joints[f"{side} {part}"] for part in ("shoulder", "elbow", "wrist", "fingers")
@@ -274,6 +278,7 @@ def place(canvas: Canvas, person: Person, pose: Pose) -> None:
 
 
 def _place_head(canvas: Canvas, person: Person, pose: Pose, neck, size: float) -> None:
+    canvas.part = "head"
     yaw = pose.yaw + pose.head_yaw
     front = np.array([np.sin(yaw), 0.0, np.cos(yaw)])
     side = np.array([np.cos(yaw), 0.0, -np.sin(yaw)])
@@ -382,6 +387,7 @@ def _place_head(canvas: Canvas, person: Person, pose: Pose, neck, size: float) -
                 brim_y + [0, 0.008 * size, 0], brim_y - [0, 0.008 * size, 0], brim, material=HAT, caps=(0, 0)
             )
 
+    canvas.part = "torso"
     if person.upper == "hoodie":
         nape = neck + size * np.array([-0.040 * np.sin(pose.yaw), 0.004, -0.040 * np.cos(pose.yaw)])
         hood = profile((0, 0.040 * size), (0.5, 0.058 * size), (1, 0.046 * size))
@@ -405,6 +411,7 @@ def _place_head(canvas: Canvas, person: Person, pose: Pose, neck, size: float) -
 
 
 def _place_bag(canvas: Canvas, person: Person, joints, spine, size: float, body: dict) -> None:
+    canvas.part = "bag"
     yaw = body["yaw"]
     front = np.array([np.sin(yaw), 0.0, np.cos(yaw)])
     left = np.array([np.cos(yaw), 0.0, -np.sin(yaw)])
@@ -480,3 +487,19 @@ def draw_figure(
             paint(canvas, person) * canvas.brightness(pose.light, pose.ambient, pose.folds)[:, :, None]
         )
     return light, coverage
+
+
+def draw_parts(
+    height: int, width: int, person: Person, pose: Pose, *, scale: float, origin: tuple[float, float],
+    pitch: float = 0.15, perspective: float = 0.1,
+) -> np.ndarray:  # fmt: skip
+    """Which part of a person covers each pixel, where `draw_figure` draws it. The arguments are the same.
+
+    Returns numbers in `PARTS`, counted from 1, or 0, as (height, width) uint8. Neck and hair belong to the
+    head, hood and collar to the torso. What hangs below the hips belongs to the legs: skirts, coats, dresses.
+    """
+    canvas = Canvas(height, width, scale, origin, pitch, perspective)
+    place(canvas, person, pose)
+    torso, legs = (PARTS.index(name) + 1 for name in ("torso", "legs"))
+    canvas.parts[(canvas.parts == torso) & (canvas.level < _TORSO_Y[-1])] = legs
+    return canvas.parts

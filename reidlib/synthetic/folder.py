@@ -82,12 +82,17 @@ def _render_all(root: Path, spec: SyntheticSpec, workers: int) -> None:
                 pool.shutdown(cancel_futures=True)
 
 
+def drawing_code() -> str:
+    """Digest of the code that draws."""
+    return digest_of_code("reidlib.synthetic.folder", words=True)
+
+
 def _record(spec: SyntheticSpec) -> dict:
     difficulty = {name.lower(): getattr(views, name) for name in views.DIFFICULTY}
     difficulty |= {name.lower(): getattr(scenery, name) for name in scenery.DIFFICULTY}
     return {
         "spec": asdict(spec),
-        "drawn_by": digest_of_code("reidlib.synthetic.folder", words=True),
+        "drawn_by": drawing_code(),
         "difficulty": difficulty,  # for readers only: drawn_by already covers these constants
         "images": dict(Counter(task.folder for task in plan_images(spec))),
     }

@@ -18,6 +18,8 @@ import numpy as np
 
 # Materials: what a tube is made of, painted after all tubes are placed.
 (NOTHING, SKIN, FACE, HAIR, UPPER, SLEEVE, INNER, LOWER, SKIRT, SHOE, BAG, STRAP, HAT) = range(13)
+# Parts of a person; only masks ask for them.
+PARTS = ("head", "torso", "arms", "legs", "bag")
 _CLOTH = np.zeros(13, np.float32)
 _CLOTH[[UPPER, SLEEVE, LOWER]] = 1.0
 _CLOTH[HAIR] = 1.6
@@ -49,7 +51,12 @@ def _fold_texture() -> np.ndarray:
 
 
 class Canvas:
-    """Depth, normal and surface position of the nearest tube under every pixel; (height, width) each."""
+    """Depth, normal and surface position of the nearest tube under every pixel; (height, width) each.
+
+    Attributes:
+        part: the part, one of `PARTS`, that the next tubes belong to.
+        parts: number of each pixel's part in `PARTS`, counted from 1; 0: no tube.
+    """
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class Canvas:
         self.angle = np.zeros(self.shape, np.float32)
         self.level = np.zeros(self.shape, np.float32)
         self.material = np.zeros(self.shape, np.uint8)
+        self.part, self.parts = PARTS[0], np.zeros(self.shape, np.uint8)
 
     def project(self, point) -> tuple[float, float, float, float]:
         """A point (x, y, z) as column, row, depth in pixels, and pixels per body height there."""
@@ -192,6 +200,7 @@ class Canvas:
         np.copyto(self.angle[rows, columns], angle, where=mask)
         np.copyto(self.level[rows, columns], level, where=mask)
         self.material[rows, columns][mask] = material
+        np.copyto(self.parts[rows, columns], PARTS.index(self.part) + 1, where=mask)
 
     def crop_to_figure(self) -> tuple[slice, slice]:
         """Crops the canvas to the rows and columns that tubes cover.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -283,11 +284,18 @@ def render_image(
 
     The image is uint8 RGB, (height, width, 3).
     """
-    person, optics = draw_person(identity, seed), draw_camera(camera, seed)
-    track, image = (seed, TRACK, identity, camera), (seed, IMAGE, identity, camera, index)
-    view = draw_view(person, optics, track, image, junk=junk)
+    person, optics, view = draw_scene(seed, identity, camera, index, junk=junk)
     quality = int(np.clip(optics.quality + view.noise_seed % 13 - 6, 45, 96))
     return render_person(person, optics, view, height=height, width=width, seed=seed), quality
+
+
+def draw_scene(
+    seed: int, identity: int, camera: int, index: int, *, junk: bool = False
+) -> tuple[Person, Camera, View]:
+    """What image number `index` of an identity by a camera shows."""
+    person, optics = draw_person(identity, seed), draw_camera(camera, seed)
+    track, image = (seed, TRACK, identity, camera), (seed, IMAGE, identity, camera, index)
+    return person, optics, draw_view(person, optics, track, image, junk=junk)
 
 
 def render_person(
@@ -298,14 +306,7 @@ def render_person(
     Every size shows the same scene; a larger one is only sharper.
     """
     rng = random_stream(view.noise_seed)
-    rows = 2 * height
-    columns = max(int(round(rows * view.aspect)), 8)
-    box = (np.cos(camera.pitch) + 0.07) * person.height * view.zoom
-    scale = rows / box
-    bottom = 0.50 * person.height * np.cos(camera.pitch) - 0.5 * box + view.shift_y * person.height
-    origin = (columns * 0.5 - view.shift_x * scale, rows + bottom * scale)
-    optics = {"scale": scale, "pitch": camera.pitch, "perspective": camera.perspective}
-
+    rows, columns, box, bottom, scale, origin, optics = place_frame(person, camera, view, height)
     left = view.shift_x - 0.5 * columns / scale
     half = (rows // 2, columns // 2)
     image = window(seed, camera.number, view.place, left, bottom, columns / scale, box, half)
@@ -313,19 +314,54 @@ def render_person(
     image = _cast_shadow(image, coverage, origin, scale, view.pose)
     image = _over(image, light, coverage)
     if view.occluder == "person":
-        other = draw_person(STRANGERS + int(rng.integers(5000)), seed)
-        pose = Pose(
-            yaw=rng.uniform(0, 6.28),
-            phase=rng.uniform(0, 6.28),
-            light=view.pose.light,
-            ambient=view.pose.ambient,
-        )
-        aside = rng.choice([-1, 1]) * rng.uniform(0.15, 0.28)
-        at = (origin[0] + aside * scale, origin[1] + 0.05 * scale)
+        other, pose, at = draw_passer_by(view, seed, origin, scale, rng)
         image = _over(image, *draw_figure(rows, columns, other, pose, origin=at, **optics))
     elif view.occluder != "none":
         draw_occluder(image, view.occluder, scale / 2, (origin[0] / 2, origin[1] / 2), rng)
     return _photograph(image, camera, view, rng, height, width)
+
+
+class Frame(NamedTuple):
+    """Where a person stands in an image. The figure is drawn at twice the image's height.
+
+    rows, columns: size of that drawing; box: its height in body heights; bottom: its lower border, relative
+    to the person's feet, in body heights; scale: pixels per body height; origin: column and row of the
+    person's feet; optics: arguments of `draw_figure`.
+    """
+
+    rows: int
+    columns: int
+    box: float
+    bottom: float
+    scale: float
+    origin: tuple[float, float]
+    optics: dict[str, float]
+
+
+def place_frame(person: Person, camera: Camera, view: View, height: int) -> Frame:
+    rows = 2 * height
+    columns = max(int(round(rows * view.aspect)), 8)
+    box = (np.cos(camera.pitch) + 0.07) * person.height * view.zoom
+    scale = rows / box
+    bottom = 0.50 * person.height * np.cos(camera.pitch) - 0.5 * box + view.shift_y * person.height
+    origin = (columns * 0.5 - view.shift_x * scale, rows + bottom * scale)
+    optics = {"scale": scale, "pitch": camera.pitch, "perspective": camera.perspective}
+    return Frame(rows, columns, box, bottom, scale, origin, optics)
+
+
+def draw_passer_by(
+    view: View, seed: int, origin: tuple[float, float], scale: float, rng: np.random.Generator
+) -> tuple[Person, Pose, tuple[float, float]]:
+    """Who walks in front of the person, how, and where the feet are."""
+    other = draw_person(STRANGERS + int(rng.integers(5000)), seed)
+    pose = Pose(
+        yaw=rng.uniform(0, 6.28),
+        phase=rng.uniform(0, 6.28),
+        light=view.pose.light,
+        ambient=view.pose.ambient,
+    )
+    aside = rng.choice([-1, 1]) * rng.uniform(0.15, 0.28)
+    return other, pose, (origin[0] + aside * scale, origin[1] + 0.05 * scale)
 
 
 def _over(image: np.ndarray, light: np.ndarray, coverage: np.ndarray) -> np.ndarray:
