@@ -182,7 +182,7 @@ def checkpoint_step(request: Request) -> Step:
 
 # Notebook → the rows that it cannot do without, and what it writes, for the pages of reference runs.
 REFERENCE_PAGES = {
-    "05_findings": ((), ()),
+    "05_findings": ((), ("tables/findings.csv", "figures/findings.png")),
     "20_ablation_abdnet": (
         ("baseline",),
         ("tables/ablation_abdnet.csv", "figures/ablation_abdnet.png"),
@@ -207,7 +207,9 @@ def reference_steps(request: Request) -> list[Step]:
         if path.is_file() and {*needed} <= {*request.methods}:
             declared = declared_parameters(path)
             own = {name: value for name, value in parameters.items() if name in declared}
-            found.append(Step(notebook, notebook, own, (), produces, reads=(*PUBLISHED, request.reference)))
+            front = notebook == "05_findings"
+            reads = (*PUBLISHED, *REFERENCE) if front else (*PUBLISHED, request.reference)
+            found.append(Step(notebook, notebook, own, (), produces, reads=reads, front=front))
     return found
 
 

@@ -4,9 +4,9 @@
     python tools/choose_rates.py cuhk03-np-detected --data-root DIR --pretrained FILE
 
 Each row of the grid is trained with each rate for a few steps and scored on held-out training people; test
-images are never read into it. The rate of a family is the one with the highest mAP, averaged over the
-family's rows, among those with which every row learned. The table goes to results/reference/rates.csv, where
-each finished line stays: the tool goes on where it was stopped, and the study's report shows the table.
+images are never read into it. `reidlib.show.rates` says which rate is chosen. The table goes to
+results/reference/rates.csv, where each finished line stays: the tool goes on where it was stopped, and the
+study's report shows the table.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from reidlib.errors import ReidError
 from reidlib.evaluation.ranking import split_scores
 from reidlib.experiment import Experiment
 from reidlib.files import REPOSITORY, replacing
+from reidlib.show.rates import RATES, rates_table
 from reidlib.study.results import Study
 from reidlib.study.runs import study_dataset
 from reidlib.training.epoch import Row
 from reidlib.training.loop import Training, environment, train
 from reidlib.training.run_folder import RunFolder
 
-RATES = REPOSITORY / "results" / "reference" / "rates.csv"
 KEY = ["dataset", "weights", "family", "learning_rate", "method"]
 CACHE = REPOSITORY / "results" / "cache-rates"
 EPOCHS, STEPS = 6, 40
@@ -70,7 +70,7 @@ def main() -> None:
                 done = read()
                 if not (done[KEY] == pd.Series(row)[KEY]).all(axis=1).any():
                     add(row | trial(method, rate, dataset, args.pretrained))
-    print(read().to_string(index=False))
+    print(rates_table().to_string(index=False))
 
 
 def trial(method: str, rate: float, dataset: ReidDataset, pretrained: str) -> dict[str, Any]:
