@@ -208,12 +208,9 @@ def test_methods_and_seeds_of_each_profile():
 
 def test_overrides_win_over_the_profile_and_the_profile_over_the_method():
     assert experiment_for("gap").learning_rate == 0.1  # as the method sets it
+    assert experiment_for("baseline", profile="demo").batch_size == PROFILES["demo"].settings["batch_size"]
     assert (
-        experiment_for("baseline", profile="demo").learning_rate == PROFILES["demo"].settings["learning_rate"]
-    )
-    assert (
-        experiment_for("gap", profile="demo").learning_rate
-        == PROFILES["demo"].by_family["pfsa"]["learning_rate"]
+        experiment_for("gap", profile="demo").trunk_rate == PROFILES["demo"].by_family["pfsa"]["trunk_rate"]
     )
     assert experiment_for("gap", profile="demo", learning_rate=0.02).learning_rate == 0.02
     assert experiment_for("stripes").epochs == 60
