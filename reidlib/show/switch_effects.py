@@ -47,6 +47,7 @@ BATCH = 16  # images in the untrained comparison: ResNet-50's gradients at 384 Ã
 _Weights = Mapping[str, torch.Tensor]  # a state dict
 _NAMES = ("paper", "number", "name", "side", "what", "base", "effect")
 _IN_A_STEP = ("loss_written", "loss_released", "gradient_cosine", "gradient_ratio", "distance_change")
+_Call = tuple[torch.Tensor, torch.Tensor]  # the input and the output of a module
 
 
 # ------------------------------------------------------------------------------------------- without training
@@ -76,8 +77,11 @@ def untrained_effects(
     chosen = [switch for switch in SWITCHES if switch.is_trained and switch.base in runs]
     bases = dict.fromkeys(switch.base for switch in chosen)
     weights = {base: runs[base].model().state_dict() for base in bases}
+    trunks = {base: SharedTrunk(weights[base]) for base in bases}
     of_rows = {
-        base: TrainingStep(runs[base].experiment, weights[base], dataset, cache, images, seed)
+        base: TrainingStep(
+            runs[base].experiment, weights[base], dataset, cache, images, seed, trunk=trunks[base]
+        )
         for base in bases
     }
     rows = []
@@ -88,7 +92,7 @@ def untrained_effects(
             experiments = possible_sides(own, switch)
             steps = {
                 name: of_rows[base]
-                if experiment == own
+                if _in_a_step(experiment) == _in_a_step(own)
                 else TrainingStep(
                     experiment,
                     weights[base],
@@ -96,6 +100,7 @@ def untrained_effects(
                     cache,
                     images,
                     seed,
+                    trunk=trunks[base],
                     distances=distances.get((base, network_settings(experiment))),
                 )
                 for name, experiment in experiments.items()
@@ -149,10 +154,69 @@ def network_settings(experiment: Experiment) -> tuple[Any, ...]:
     return tuple(getattr(experiment, name) for name in names)
 
 
+def _in_a_step(experiment: Experiment) -> Experiment:
+    """The experiment as `TrainingStep` computes it: only bfloat16 by name is not float32."""
+    half = experiment.precision == "bfloat16"
+    return replace(experiment, precision="bfloat16" if half else "float32")
+
+
+class SharedTrunk:
+    """Embeds the same images with the networks of a row's sides, and runs what they share only once.
+
+    The sides have the same weights in the trunk. So the outputs of each of its modules, as the first network
+    gave them, serve the others where their inputs are the same (at the papers' size they take about a
+    gigabyte). The embeddings are the same to the bit.
+
+    Args:
+        weights: of the row. Trunk modules without weights there are not shared.
+    """
+
+    def __init__(self, weights: _Weights):
+        self.weights = weights
+        self.calls: dict[str, list[_Call]] = {}  # module â†’ its calls, batch by batch
+
+    def embed(self, network: ReidNetwork, images: np.ndarray, *, flip: bool) -> np.ndarray:
+        """`evaluation.embed` in float32; of every network of this row with the same images and `flip`."""
+        trunk = {id(module) for module in network.trunk_modules()}
+        shared = {
+            name: module
+            for name, module in network.named_modules()
+            if id(module) in trunk and all(f"{name}.{key}" in self.weights for key in module.state_dict())
+        }
+        try:
+            for name, module in shared.items():
+                network.set_submodule(name, _Remembered(module, self.calls.setdefault(name, [])))
+            return embed(network, images, flip=flip, precision="float32")
+        finally:
+            for name, module in shared.items():
+                network.set_submodule(name, module)
+
+
+class _Remembered(torch.nn.Module):
+    """A module whose n-th call gives the n-th output in the list if the inputs are equal.
+
+    Calls that the list lacks are added to it.
+    """
+
+    def __init__(self, module: torch.nn.Module, calls: list[_Call]):
+        super().__init__()
+        self.module, self.calls, self.place = module, calls, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        place, self.place = self.place, self.place + 1
+        if place < len(self.calls) and torch.equal(self.calls[place][0], x):
+            return self.calls[place][1]
+        output = self.module(x)
+        if place == len(self.calls):
+            self.calls.append((x, output))
+        return output
+
+
 class TrainingStep:
     """One side of a switch on given weights.
 
     Args:
+        trunk: of the row, on the same query images.
         distances: the result of the same network on these weights, if it is known.
 
     Attributes:
@@ -170,6 +234,7 @@ class TrainingStep:
         images: int,
         seed: int,
         *,
+        trunk: SharedTrunk,
         distances: np.ndarray | None = None,
     ):
         self.experiment = experiment
@@ -187,7 +252,7 @@ class TrainingStep:
         if distances is None:
             # Evaluated first: the training step changes the statistics of batch normalisation.
             shown = load_images(dataset.query.paths, *size, cache=cache)[:images]
-            distances = pdist(embed(network, shown, flip=experiment.flip_evaluation, precision="float32"))
+            distances = pdist(trunk.embed(network, shown, flip=experiment.flip_evaluation))
         self.distances = distances
         torch.manual_seed(seed)
         network.cpu().train()
@@ -196,8 +261,7 @@ class TrainingStep:
                 module.eval()
         epoch = max(experiment.epochs, experiment.of_start_epoch)
         # Only the switch of the precision asks for bfloat16; "auto" counts as float32 here.
-        precision = "bfloat16" if experiment.precision == "bfloat16" else "float32"
-        with autocast(precision, torch.device("cpu")):
+        with autocast(_in_a_step(experiment).precision, torch.device("cpu")):
             output = network(batch)
         terms = loss_terms(experiment, network, output, torch.from_numpy(dataset.train_labels[rows]), epoch)
         loss = sum(terms.values())
@@ -216,19 +280,20 @@ def compare_steps(written: TrainingStep, released: TrainingStep) -> dict[str, fl
         if name in released.gradients and released.gradients[name].shape == gradient.shape
     ]
 
-    def product(one: TrainingStep, two: TrainingStep) -> float:
-        # In float64: some effects are smaller than the rounding of float32.
-        pairs = ((one.gradients[name], two.gradients[name]) for name in shared)
-        return sum(torch.dot(a.flatten().double(), b.flatten().double()).item() for a, b in pairs)
-
-    norms = [product(step, step) ** 0.5 for step in (written, released)]
+    # In float64: some effects are smaller than the rounding of float32.
+    pairs = [(written.gradients[name], released.gradients[name]) for name in shared]
+    product = sum(torch.dot(a.flatten().double(), b.flatten().double()).item() for a, b in pairs)
+    norms = [
+        sum(torch.linalg.vector_norm(one, dtype=torch.float64).item() ** 2 for one in side) ** 0.5
+        for side in zip(*pairs, strict=True)
+    ]
     change = np.nan  # a single query image has no distance to another one
     if len(released.distances):
         change = np.linalg.norm(written.distances - released.distances) / np.linalg.norm(released.distances)
     return {
         "loss_written": written.loss,
         "loss_released": released.loss,
-        "gradient_cosine": product(written, released) / (norms[0] * norms[1]),
+        "gradient_cosine": product / (norms[0] * norms[1]),
         "gradient_ratio": norms[0] / norms[1],
         "distance_change": float(change),
     }
@@ -238,8 +303,15 @@ def network_with_weights(
     weights: _Weights, experiment: Experiment, num_identities: int, seed: int
 ) -> ReidNetwork:
     """The experiment's network with given weights; of classifiers, only the rows that both have."""
+    experiment = replace(experiment, pretrained=False)
+    with torch.device("meta"):  # without values: drawing them takes longer than loading given ones
+        network = model_from_experiment(experiment, num_identities)
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    if all(name in weights and weights[name].shape == shape for name, shape in shapes.items()):
+        network.load_state_dict({name: weights[name].clone() for name in shapes}, assign=True)
+        return network
     torch.manual_seed(seed)
-    network = model_from_experiment(replace(experiment, pretrained=False), num_identities)
+    network = model_from_experiment(experiment, num_identities)
     state = network.state_dict()
     for name, value in state.items():
         if name in weights and weights[name].shape[1:] == value.shape[1:]:
@@ -382,7 +454,7 @@ def _scored_again(run: Run, dataset: ReidDataset, settings: Mapping[str, Any], c
     # Forms of re-ranking only change re-ranked scores.
     reranked = any(name.startswith("rerank_") for name in settings) or settings.get("rerank", False)
     embeddings = run.embeddings
-    if not OF_EMBEDDINGS.isdisjoint(settings):
+    if any(getattr(experiment, name) != getattr(run.experiment, name) for name in OF_EMBEDDINGS):
         embeddings = embed_test_set(run.model(), experiment, dataset, cache=cache)
     query, gallery = embeddings["query"], embeddings["gallery"]
     form = {

@@ -256,7 +256,9 @@ def _score_into(
             network = model_from_experiment(untrained, 0).to(memory_format=torch.channels_last)
             network.load_state_dict(read_torch_file(files.model))
         if embeddings is None:
-            embeddings = embed_test_set(network, experiment, dataset, cache=cache, keep=False)
+            # The cache knows which precision "auto" meant here, so that a page can compare it with another.
+            keep = experiment.embedding_precision == "auto"
+            embeddings = embed_test_set(network, experiment, dataset, cache=cache, keep=keep)
         if measures is None:
             measures = measure_run(network, experiment, dataset, cache=cache)
         scores, queries = score(embeddings, experiment, dataset, measures)

@@ -16,7 +16,7 @@ from scipy.spatial.distance import pdist
 from reidlib import losses
 from reidlib.config import experiment_for
 from reidlib.datasets import Split
-from reidlib.evaluation import ranking, scoring
+from reidlib.evaluation import embedding, ranking, scoring
 from reidlib.evaluation.embedding import embed
 from reidlib.files import read_json
 from reidlib.images.decoding import load_images
@@ -261,6 +261,34 @@ def test_the_change_of_distances_by_hand(effects, study, dataset, runs):
     )
     expected = np.sqrt(((one - two) ** 2).mean() / (two**2).mean())
     assert row_of(effects, "cam-sign")["distance_change"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_shared_trunk_changes_no_bit_of_any_sides_embeddings(study, dataset, runs):
+    """Not even behind the channel attention between two layers of the trunk, which one side has turned."""
+    pixels = load_images(dataset.query.paths, 96, 48, cache=study.cache)
+    for base, run in runs.items():
+        trunk = switch_effects.SharedTrunk(run.model().state_dict())
+        sides = [
+            experiment
+            for switch in SWITCHES
+            if switch.is_trained and switch.base == base
+            for experiment in switch_effects.possible_sides(run.experiment, switch).values()
+        ]
+        for experiment in {switch_effects.network_settings(side): side for side in sides}.values():
+            network = network_of(run, experiment)
+            alone = embed(network, pixels, flip=True, precision="float32")
+            np.testing.assert_array_equal(trunk.embed(network, pixels, flip=True), alone)
+
+
+def test_a_shared_trunk_is_run_once(runs):
+    run, pixels, passed = runs["pfsa"], np.zeros((2, 96, 48, 3), np.uint8), []
+    trunk = switch_effects.SharedTrunk(run.model().state_dict())
+    for settings in ({}, {"spatial_attention": "none"}, {"classes": 751}):
+        network = network_of(run, replace(run.experiment, **settings))
+        for module in (network.layer4, network.final):
+            module.register_forward_hook(lambda module, *_: passed.append(type(module).__name__))
+        trunk.embed(network, pixels, flip=True)
+    assert (passed.count("Sequential"), passed.count("Identity")) == (2, 6), "an image and its mirror image"
 
 
 def test_gradients_are_compared_over_parameters_that_both_sides_have():
@@ -621,8 +649,17 @@ def test_forms_of_reranking_are_compared_even_if_runs_are_not_reranked(made_up, 
 
 
 def test_the_study_of_real_runs(study, dataset, runs):
-    """Runs of `fit` can be read. They have one side of the trained switches and both of the others."""
-    effects = compared(study, dataset, overrides=TINY, without=())
+    """Runs of `fit` can be read. They have one side of the trained switches and both of the others.
+
+    Of the two precisions, the run has one already, whatever "auto" means on this machine.
+    """
+    embedded = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            embedding, "embed", lambda *given, **more: embedded.append(more) or embed(*given, **more)
+        )
+        effects = compared(study, dataset, overrides=TINY, without=())
+    assert len({more["precision"] for more in embedded}) == 1 and len(embedded) == 2
     both = effects[effects["seeds"] > 0]
     assert both["name"].tolist() == ["embedding-precision", "reranking", "reranking-python2"]
     assert of(effects, "reranking")["map"] == pytest.approx(runs["pfsa"].metrics["map"])
