@@ -181,9 +181,11 @@ def bench(args: argparse.Namespace, training: Training, precision: str) -> None:
         print(f"  {name:<26}{seconds:9.3f}")
 
 
-def add_step_options(parser: argparse.ArgumentParser) -> None:
+def add_step_options(parser: argparse.ArgumentParser, steps: int) -> None:
     """Adds the options for the step's size and number of timed steps; `quick_step` makes them small."""
-    parser.add_argument("--steps", type=int, default=7, help="timed steps of each form")
+    parser.add_argument(
+        "--steps", type=int, default=steps, help=f"timed steps of each form (default: {steps})"
+    )
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--height", type=int, default=384)
@@ -218,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_step_options(parser)
+    add_step_options(parser, steps=3)
     parser.add_argument("--precision", choices=("auto", "float32", "both"), default="both")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only-reidlib", action="store_true", help="leave the released formulation out")

@@ -398,7 +398,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_step_options(parser)
+    add_step_options(parser, steps=5)
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile of the network as a further form"
     )
