@@ -1,5 +1,8 @@
 """Heat maps of a network's attention or class activation, with values 0 to 1, at the image's size."""
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -57,7 +60,7 @@ def class_activation(model: torch.nn.Module, images: np.ndarray, classes: np.nda
 
     network = _FirstClassifier(model.eval())
     heats = []
-    with GradCAM(network, target_layers=[network.pooled]) as camera:
+    with network.gradients_from_the_pooled_map(), GradCAM(network, target_layers=[model.final]) as camera:
         for start in range(0, len(images), BATCH):
             batch = normalise(torch.from_numpy(np.array(images[start : start + BATCH])))
             targets = [ClassifierOutputTarget(int(label)) for label in classes[start : start + BATCH]]
@@ -94,7 +97,19 @@ class _FirstClassifier(torch.nn.Module):
     def __init__(self, model: torch.nn.Module):
         super().__init__()
         self.model = model
-        self.pooled = model.final
+
+    @contextlib.contextmanager
+    def gradients_from_the_pooled_map(self) -> Iterator[None]:
+        """No gradients before the pooled map: Grad-CAM needs none, and they take most of the time."""
+        asked_for = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        hook = self.model.final.register_forward_pre_hook(lambda _, inputs: (inputs[0].requires_grad_(),))
+        try:
+            self.requires_grad_(False)
+            yield
+        finally:
+            hook.remove()
+            for parameter in asked_for:
+                parameter.requires_grad_()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         output: ReidOutput = self.model(images)

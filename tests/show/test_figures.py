@@ -520,6 +520,18 @@ def test_class_activation_is_the_classifiers_weighted_map(method, monkeypatch):
     assert not np.allclose(maps.class_activation(model, images, classes[::-1].copy()), found, atol=0.05)
 
 
+def test_class_activation_leaves_the_network_as_it_was():
+    """No gradient reaches a weight: those of the trunk would take most of the time."""
+    model = build_model("gap+sa1", 5, **SMALL).eval()
+    model.stem.requires_grad_(False)
+    asked_for = [parameter.requires_grad for parameter in model.parameters()]
+    maps.class_activation(model, noise(2, 96, 48), np.array([0, 1]))
+    assert [parameter.requires_grad for parameter in model.parameters()] == asked_for
+    assert len(set(asked_for)) == 2
+    assert all(parameter.grad is None for parameter in model.trunk_parameters())
+    assert not model.final._forward_pre_hooks
+
+
 def test_class_activation_is_scaled_from_its_smallest_to_its_largest():
     """As documented: pytorch-grad-cam subtracts the minimum before it divides by the maximum."""
     found = maps.class_activation(build_model("gap", 5, **SMALL).eval(), noise(2, 96, 48), np.array([0, 1]))
