@@ -43,8 +43,10 @@ def embed(
         ReidError: an embedding is NaN or infinite (the message names the first rows).
     """
     device = device or best_device()
-    # as in training: a network that lies otherwise would copy its maps at every convolution
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    # As in training: a network that lies otherwise would copy its maps at every convolution. Its weights must
+    # not become inference tensors, which cannot be trained on.
+    with torch.inference_mode(False):
+        model = model.to(device, memory_format=torch.channels_last).eval()
     rows: list[np.ndarray] = []
     with track_progress(len(images), description, "image") as bar:
         for start in range(0, len(images), batch_size):

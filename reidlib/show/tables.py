@@ -560,14 +560,22 @@ def weights_sentence(run: Run) -> str:
 
 
 def profile_table(profile: str) -> pd.DataFrame:
-    """What the profile changes for every run, beside the papers' settings (of both, where they differ)."""
-    rows = []
-    for name, value in PROFILES[profile].settings.items():
-        papers = [getattr(experiment_for(method), name) for method in ("baseline", "pfsa")]
-        both = str(papers[0]) if papers[0] == papers[1] else f"{papers[0]} (ABD-Net), {papers[1]} (PFSA)"
-        if (value, value) != tuple(papers):
-            rows.append({"setting": name, f"profile {profile}": str(value), "papers": both})
+    """What the profile changes, beside the papers' settings; of both families, where they differ."""
+    size, rows = PROFILES[profile], []
+    names = dict.fromkeys([*size.settings, *(name for own in size.by_family.values() for name in own)])
+    for name in names:
+        ours, papers = (
+            [getattr(experiment_for(method, profile=one), name) for method in ("baseline", "pfsa")]
+            for one in (profile, "paper")
+        )
+        if ours != papers:
+            rows.append({"setting": name, f"profile {profile}": _of_both(ours), "papers": _of_both(papers)})
     return pd.DataFrame(rows, columns=["setting", f"profile {profile}", "papers"])
+
+
+def _of_both(values: Sequence[object]) -> str:
+    one, two = map(str, values)
+    return one if one == two else f"{one} (ABD-Net), {two} (PFSA)"
 
 
 def coverage_sentence(runs: RunsByDataset, dataset: str, profile: str) -> str:

@@ -610,7 +610,12 @@ def test_settings_table_shows_what_differs_from_the_default():
 
 def test_profile_table_shows_both_papers_where_they_differ():
     table = tables.profile_table("demo").set_index("setting")
-    assert table.loc["optimizer"].tolist() == ["adam", "adam (ABD-Net), sgd (PFSA)"]
+    assert table.loc["learning_rate"].tolist() == [
+        "0.0005 (ABD-Net), 0.1 (PFSA)",
+        "0.0003 (ABD-Net), 0.1 (PFSA)",
+    ]
+    assert table.loc["trunk_rate"].tolist() == ["1.0", "1.0 (ABD-Net), 0.1 (PFSA)"]
+    assert "optimizer" not in table.index  # each family has its paper's
     assert table.loc["backbone"].tolist() == ["resnet18", "resnet50"]
     assert "crop_probability" in table.index  # 0.5 is ABD-Net's, not PFSA's
     assert len(tables.profile_table("paper")) == 0

@@ -344,8 +344,8 @@ def test_the_findings_page_has_own_runs_beside_the_reference_runs(shown, made, s
     made("gap", 0.9, settings={"epochs": 3})  # with other settings than this call's
     outputs = shown("05_findings")
     told = "\n".join(pages(outputs))
-    assert "**Photographs:** 0 of 1 claims hold; 1 opposite (attention)" in told
-    assert "this study (demo):** no verdict yet; 1 with one seed" in told
+    assert "**Photographs:** 0 of 2 claims hold; 1 opposite (attention)" in told, told[:1500]
+    assert "this study (demo):** no verdict yet; 2 with one seed" in told
     assert "- Not ours." in told and "`gap-seed0` is left out" in told
     found = pd.read_csv(study.tables / "findings.csv").set_index(["name", "data_set"])
     effects = found.xs("attention", level="name")["difference"]
