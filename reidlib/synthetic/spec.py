@@ -33,7 +33,7 @@ class SyntheticSpec:
     train_identities: Annotated[int, between(2, 4000)] = 120
     test_identities: Annotated[int, between(2, 4000)] = 200
     images_per_identity: Annotated[int, between(2, 100)] = 12
-    test_images_per_identity: Annotated[int, between(2, 100)] = 6
+    test_images_per_identity: Annotated[int, between(2, 100)] = 4
     cameras: Annotated[int, between(2, 9)] = 6
     height: Annotated[int, between(32, 256)] = 128
     width: Annotated[int, between(16, 128)] = 64

@@ -149,9 +149,9 @@ def test_default_plan():
             labels[NAME.fullmatch(task.name)[1]] += 1
     assert (spec.height, spec.width) == (128, 64)
     assert counts["bounding_box_train"] == 120 * 12
-    assert counts["bounding_box_test"] == 200 * 6 + 120 + 60
-    assert 2 * 200 <= counts["query"] <= 6 * 200
-    assert labels["0000"] == 120 and labels["-1"] == 60
+    assert counts["bounding_box_test"] == 200 * 4 + 80 + 40
+    assert 2 * 200 <= counts["query"] <= 4 * 200
+    assert labels["0000"] == 80 and labels["-1"] == 40
 
 
 def test_market_sized_plan():
