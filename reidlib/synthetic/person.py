@@ -118,7 +118,8 @@ def paint(canvas: Canvas, person: Person) -> np.ndarray:
     albedo = palette[material]
     torso, sleeve = material == UPPER, material == SLEEVE
     second, period = tone(person.pattern_colour), person.pattern_period
-    around = angle * np.where(sleeve, np.float32(0.032), np.float32(0.095))
+    if person.pattern in ("vertical stripes", "checks"):
+        around = angle * np.where(sleeve, np.float32(0.032), np.float32(0.095))
     if person.pattern == "horizontal stripes":
         albedo[(torso | sleeve) & (np.mod(level / period, 1.0) < 0.48)] = second
     elif person.pattern == "vertical stripes":

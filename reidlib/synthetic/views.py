@@ -75,6 +75,7 @@ def _colour_group(seed: int, group: int) -> tuple:
     return upper, lower, second, tuple(str(name) for name in patterns)
 
 
+@lru_cache(maxsize=64)
 def draw_person(identity: int, seed: int = 0) -> Person:
     """The person with an identity number (1, 2, …), in the data set of this seed."""
     rng = random_stream(seed, PERSON, identity)

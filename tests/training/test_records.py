@@ -345,7 +345,7 @@ def test_each_record_covers_its_own_folders_and_a_short_list():
 
 
 def test_all_code_that_is_run_to_make_weights_is_covered():
-    """Exceptions are modules that read data sets, write files or start the run, and the classification's."""
+    """Exceptions read data sets, write files, or start or judge the run; the classification's is one, too."""
     kept_apart = {
         "reidlib.datasets.checks", "reidlib.datasets.market1501", "reidlib.datasets.msmt17",
         "reidlib.models.cifar_resnet",  # of the classification
