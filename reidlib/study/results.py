@@ -15,6 +15,7 @@ import io
 import math
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,20 +105,32 @@ class Study:
             ) from error
         return self.runs / f"{checked_name(method, 'method')}-{name[:64]}-{content}"
 
-    def save_figure(self, figure, name: str) -> Path:
+    def save_figure(self, figure, name: str, data=None) -> Path:
         """Writes a matplotlib figure as figures/<name>.png (200 dpi) and .pdf, and returns the PNG's path.
 
-        The files hold no date and no version, so an unchanged figure gives the same bytes.
+        The figure's alternative text (`reidlib.show.drawing.described`) stands in both. The files hold no
+        date and no version, so an unchanged figure gives the same bytes.
+
+        Args:
+            data: the numbers that are drawn. A DataFrame is written as figures/<name>.csv, a mapping from
+                names to arrays as .npz; None: the figure shows images, or a saved table has its numbers.
         """
         checked_name(name, "figure")
+        text = figure.get_label()
         formats = {
-            "png": {"Software": None},
-            "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+            "png": {"Software": None} | ({"Description": text} if text else {}),
+            "pdf": {"CreationDate": None, "Creator": None, "Producer": None, "Subject": text or None},
         }
         for suffix, metadata in formats.items():
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix, dpi=200, bbox_inches="tight", metadata=metadata)
             write_atomically(self.figures / f"{name}.{suffix}", buffer.getvalue())
+        if isinstance(data, Mapping):
+            buffer = io.BytesIO()
+            np.savez(buffer, **data)
+            write_atomically(self.figures / f"{name}.npz", buffer.getvalue())
+        elif data is not None:
+            write_atomically(self.figures / f"{name}.csv", _csv(data))
         return self.figures / f"{name}.png"
 
     def save_table(self, frame, name: str) -> Path:
@@ -126,11 +139,8 @@ class Study:
         Returns the CSV's path. An index without a name that only counts the rows is left out.
         """
         checked_name(name, "table")
-        counts_rows = frame.index.name is None and list(frame.index) == list(range(len(frame)))
-        kept = frame if counts_rows else frame.reset_index()
-        texts = {"csv": kept.to_csv(index=False, lineterminator="\n"), "md": _markdown(kept)}
-        for suffix, text in texts.items():  # UTF-8 has no characters for odd bytes in the name of a file
-            write_atomically(self.tables / f"{name}.{suffix}", text.encode(errors="backslashreplace"))
+        for suffix, write in {"csv": _csv, "md": _markdown}.items():
+            write_atomically(self.tables / f"{name}.{suffix}", write(_with_index(frame)))
         return self.tables / f"{name}.csv"
 
 
@@ -205,7 +215,19 @@ def checked_name(name: str, what: str) -> str:
     return name
 
 
-def _markdown(frame) -> str:
+def _with_index(frame):
+    """The frame with its index as first columns, unless the index only counts the rows."""
+    counts_rows = frame.index.name is None and list(frame.index) == list(range(len(frame)))
+    return frame if counts_rows else frame.reset_index()
+
+
+def _csv(frame) -> bytes:
+    """UTF-8 has no characters for odd bytes in the name of a file: they become escapes."""
+    text = _with_index(frame).to_csv(index=False, lineterminator="\n")
+    return text.encode(errors="backslashreplace")
+
+
+def _markdown(frame) -> bytes:
     """A pipe table; numbers are right-aligned, a missing value is an en dash."""
 
     def text(value: Any) -> str:
@@ -219,4 +241,5 @@ def _markdown(frame) -> str:
         ["---:" if right else "---" for right in numeric],
         *([text(value) for value in row] for row in frame.itertuples(index=False, name=None)),
     ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    lines = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    return lines.encode(errors="backslashreplace")

@@ -22,11 +22,15 @@ DRAW = """
 from pathlib import Path
 import numpy as np
 from reidlib.show import figures
+from reidlib.show.drawing import described
 from reidlib.study.results import Study
 
 study = Study("demo", "synthetic", Path(results))
 sheet = figures.image_grid([np.zeros((2, 8, 4, 3), np.uint8)] * 2, ["a", "b"], title="Sheet")
+described(sheet, '''Four black
+    images of "a" & <b>.''')
 """
+DESCRIPTION = 'Four black images of "a" & <b>.'
 SAVE = 'study.save_figure(sheet, "sheet")'
 PROFILE = """
 c.InlineBackend.figure_formats = {"pdf"}
@@ -42,6 +46,11 @@ def write_notebook(path, *cells: str) -> None:
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     cells = [parameters, *map(new_code_cell, cells)]
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+
+
+def descriptions(path) -> list[str]:
+    cells = nbformat.read(path, as_version=4).cells
+    return [output.metadata["image/png"]["alt"] for cell in cells for output in cell.outputs]
 
 
 def pictures(path) -> list[Image.Image]:
@@ -97,7 +106,7 @@ def by_the_pipeline(folder, *produces: str, results: str = "results") -> tuple[i
 def test_figures_do_not_depend_on_the_users_environment(
     tmp_path, odd_environment, monkeypatch, way, backend, unset
 ):
-    """By the pipeline and by papermill alone: one white PNG, of the size that the study draws."""
+    """By the pipeline and by papermill alone: one white PNG, of the study's size, with its description."""
     monkeypatch.setenv("MPLBACKEND", backend)
     for name in unset:
         monkeypatch.delenv(name)
@@ -108,6 +117,7 @@ def test_figures_do_not_depend_on_the_users_environment(
     for picture in (shown, saved):
         assert np.asarray(picture)[[0, -1]].min() == 255, "the ground is white"
     assert np.allclose(np.array(saved.size) / 200, np.array(shown.size) / 110, atol=0.02), "110 dots an inch"
+    assert descriptions(tmp_path / "notebooks" / "done.ipynb") == [DESCRIPTION]
 
 
 def test_a_step_that_shows_fewer_figures_than_it_makes_has_failed(tmp_path):
