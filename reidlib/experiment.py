@@ -179,6 +179,9 @@ class Housekeeping:
 
     keep_every: Count = 0  # weights of every n-th epoch stay as epoch-<number>.pt; 0: none
     tensorboard: bool = False  # also write the curves for TensorBoard
+    # measure the features of some training images after every n-th epoch (`reidlib.evaluation.measures`), as
+    # columns of curves.csv; 0: after the last epoch only
+    measure_every: Count = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -212,7 +212,7 @@ def test_every_setting_belongs_to_one_group():
     assert set(names) == {item.name for item in fields(Experiment)} - {"method", "dataset", "profile"}
     training, scoring, housekeeping = groups
     assert training["seed"] == 3 and scoring["rerank"] is True
-    assert housekeeping == {"keep_every": 5, "tensorboard": False}
+    assert housekeeping == {"keep_every": 5, "tensorboard": False, "measure_every": 1}
     assert set(scoring) == {
         "flip_evaluation",
         "embedding_precision",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 COLUMNS = ("channel_correlation", "effective_area", "effective_rank", "condition_number")  # of queries.csv
 WEIGHTS = "weight_spectra"  # entry of metrics.json
 DECIMALS = 6
+TRAINING_PEOPLE = 32  # whose images are measured between epochs
 MOST_QUERIES = 2000  # that are measured: the first ones; the rest would cost much and tell little
 
 
@@ -82,6 +83,22 @@ def measure_run(
         **{f"stem_{name}": float(values.iloc[0]) for name, values in spectra.items()},
     }
     return Measures(queries.reindex(range(len(images))), weights)
+
+
+def measure_some(
+    experiment: Experiment, cache: Path, model: "ReidNetwork", dataset: ReidDataset, device: torch.device
+) -> dict[str, float]:
+    """Measures a network in training: `COLUMNS`, as means over the first images of `TRAINING_PEOPLE` people.
+
+    These are training images, as they are, so nothing is learned of the test set. The network is left in eval
+    mode, and no random number is drawn. A mean is NaN if no image has a value.
+    """
+    first = np.unique(dataset.train.ids, return_index=True)[1]
+    chosen = first[np.linspace(0, len(first) - 1, min(TRAINING_PEOPLE, len(first))).round().astype(int)]
+    paths = [dataset.train.paths[index] for index in chosen]
+    size = (experiment.height, experiment.width)
+    images = load_images(paths, *size, cache=cache, description="decoding train")
+    return measure(model, images, device=device).mean().round(DECIMALS).to_dict()
 
 
 def kept_measures(files: tuple[pd.DataFrame, Any] | None, dataset: ReidDataset) -> Measures | None:

@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------- settings of the reference runs
 
 # Real photographs, from weights that are real up to layer3: each paper's optimiser, warm-up and erasing.
-# 1,500 steps of 32 images, warm-up included: what the time allows, the same for all rows.
+# 1,000 steps of 32 images, warm-up included: what the time allows, the same for all rows.
 REAL = {"steps_per_epoch": 100, "erase_probability": 0.5}
 REAL_BY_FAMILY = {
-    "abdnet": {"learning_rate": 2e-4, "warmup_epochs": 1, "epochs": 14, "of_start_epoch": 4},
-    "pfsa": {"learning_rate": 0.1, "trunk_rate": 0.1, "warmup_epochs": 0, "epochs": 15},
+    "abdnet": {"learning_rate": 2e-4, "warmup_epochs": 1, "epochs": 9, "of_start_epoch": 3},
+    "pfsa": {"learning_rate": 0.1, "trunk_rate": 0.1, "warmup_epochs": 0, "epochs": 10},
 }
 # 240 steps, as the demo's.
 SMALL_REAL = {"steps_per_epoch": 30, "epochs": 8, "of_start_epoch": 2}

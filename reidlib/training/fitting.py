@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from reidlib.checkpoints import classes_in, load_released_checkpoint
+from reidlib.code_digest import digest_of_code
 from reidlib.datasets.types import ReidDataset
 from reidlib.devices import best_device, cpu_threads
 from reidlib.errors import ReidError
 from reidlib.evaluation.embedding import embed_test_set
-from reidlib.evaluation.measures import kept_measures, measure_run
+from reidlib.evaluation.measures import kept_measures, measure_run, measure_some
 from reidlib.evaluation.ranking import split_scores
 from reidlib.evaluation.scoring import score
 from reidlib.experiment import Experiment
@@ -45,6 +46,7 @@ from reidlib.training.loop import (
 )
 from reidlib.training.parallel import require_devices
 from reidlib.training.records import (
+    MEASURES_CODE,
     checkpoint_record,
     scores_between_epochs,
     scores_record,
@@ -135,6 +137,7 @@ def _train_into(
         record=record,
         environment={},
         scorer=functools.partial(_scores_between_epochs, experiment, cache),
+        measurer=functools.partial(measure_some, experiment, cache),
     )
     trained_on = training.trained_on
     _require_what_it_takes(experiment, trained_on, device)
@@ -158,6 +161,7 @@ def _train_into(
             "best_on_test": _best_facts(rows, "test"),
             "best_on_validation": _best_facts(rows, "validation"),
             "scored_with": scores_between_epochs(experiment, dataset),
+            "measured_with": digest_of_code(MEASURES_CODE),
             "parameters": _parameters(model),
             "made_by": provenance_here(),
         }

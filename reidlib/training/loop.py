@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # Scores a network on a data set's query and gallery:
 # (network, data set, column prefix, device) → columns of curves.csv.
 Scorer = Callable[[ReidNetwork, ReidDataset, str, torch.device], Row]
+# Measures a network's features on training images: (network, data set, device) → columns of curves.csv.
+Measurer = Callable[[ReidNetwork, ReidDataset, torch.device], Row]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ class Training:
         record: what the weights are made from; kept in checkpoints.
         environment: see the function `environment`; kept in checkpoints.
         scorer: scores the network on the validation people or the test set between epochs.
+        measurer: measures its features between epochs; None: they are not measured.
     """
 
     experiment: Experiment
@@ -52,6 +55,7 @@ class Training:
     record: Mapping[str, Any]
     environment: Mapping[str, Any]
     scorer: Scorer
+    measurer: Measurer | None = None
 
     @property
     def trained_on(self) -> ReidDataset:
@@ -221,13 +225,15 @@ def _resumed_rows(training: Training, learner: Learner) -> list[Row]:
 
 
 def _scores_after(training: Training, model: ReidNetwork, number: int, device: torch.device) -> Row:
-    """Scores the data sets that are due after this epoch. Returns their columns of curves.csv."""
+    """Scores the data sets that are due after this epoch, and measures features. Returns both as columns."""
     experiment, columns = training.experiment, {}
     if experiment.validation_identities and is_scored(experiment, number, experiment.validate_every):
         validation = split_validation(training.dataset, experiment.validation_identities, experiment.seed)[1]
         columns |= training.scorer(model, validation, "validation", device)
     if experiment.score_test_every and is_scored(experiment, number, experiment.score_test_every):
         columns |= training.scorer(model, training.dataset, "test", device)
+    if training.measurer and is_scored(experiment, number, experiment.measure_every):
+        columns |= training.measurer(model, training.trained_on, device)
     return columns
 
 

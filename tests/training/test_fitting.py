@@ -32,6 +32,7 @@ from reidlib.datasets import load_dataset
 from reidlib.errors import ReidError
 from reidlib.evaluation import ranking, scoring
 from reidlib.evaluation.embedding import embed
+from reidlib.evaluation.measures import COLUMNS, measure
 from reidlib.experiment import Experiment, ScoringSettings, TrainingSettings
 from reidlib.files import FileError, read_json, write_json
 from reidlib.images.decoding import load_images
@@ -81,7 +82,11 @@ def test_a_runs_files_agree_with_each_other(run, reranked_run, dataset):
         assert read_json(one.folder / "metrics.json") == json.loads(json.dumps(one.metrics))
         weights, scores = (read_json(one.folder / f"{record}.json") for record in ("weights", "scores"))
         assert weights["labels"] == {"method": one.method, "dataset": "folder", "profile": "paper"}
-        assert weights["housekeeping"] == {"keep_every": 0, "tensorboard": False}
+        assert weights["housekeeping"] == {
+            "keep_every": 0,
+            "tensorboard": False,
+            "measure_every": 1,
+        }
         assert weights["made_from"] == {
             "settings": one.experiment.group(TrainingSettings),
             "data": dataset.fingerprints["training"],
@@ -106,8 +111,8 @@ def test_a_runs_files_agree_with_each_other(run, reranked_run, dataset):
             == one.metrics["rank20"]
             == 1
         )
-        for measure in ("channel_correlation", "effective_area", "effective_rank", "condition_number"):
-            assert one.metrics[measure] == pytest.approx(one.queries[measure].mean())
+        for column in COLUMNS:
+            assert one.metrics[column] == pytest.approx(one.queries[column].mean())
         for key in ("rank1", "map"):
             low, high = one.metrics[f"{key}_interval"]
             assert low <= one.metrics[key] <= high
@@ -260,11 +265,12 @@ def test_every_nth_epoch_and_the_last_are_scored(
     assert not list((tmp_path / "run").glob("best-*")), "kept only where it is to be reported"
 
 
-def test_scoring_the_test_set_changes_no_weight(dataset, cache, tmp_path):
+def test_scoring_and_measuring_between_epochs_change_no_weight(dataset, cache, tmp_path):
     """All random draws are on: dropout, augmentation, start vectors, a warm-up."""
     settings = {"warmup_epochs": 1, "epochs": 3}
     plain = fit(tiny("abdnet", **settings), dataset, tmp_path / "plain", cache=cache)
-    scored = fit(tiny("abdnet", score_test_every=2, **settings), dataset, tmp_path / "scored", cache=cache)
+    often = {"score_test_every": 2, "measure_every": 0, **settings}
+    scored = fit(tiny("abdnet", **often), dataset, tmp_path / "scored", cache=cache)
     assert_same_weights(*(torch.load(run.folder / "model.pt", weights_only=True) for run in (plain, scored)))
     for name in ("query", "gallery"):
         np.testing.assert_array_equal(plain.embeddings[name], scored.embeddings[name])
@@ -283,8 +289,20 @@ def test_scoring_the_test_set_changes_no_weight(dataset, cache, tmp_path):
     assert scored.metrics["best_on_test"] == {"epoch": first, "rank1": best, "map": stands_there["test_map"]}
     assert plain.metrics["best_on_test"] is None
     assert names(scored.folder) == FILES
-    trained = [column for column in plain.curves if column not in MEASURED]
+    trained = [column for column in plain.curves if column not in (*MEASURED, *COLUMNS)]
     assert plain.curves[trained].equals(curves[trained])
+    for column in COLUMNS:
+        assert plain.curves[column].isna().tolist() == [True, False, False, False], "not after the warm-up"
+        assert curves[column].isna().tolist() == [True, True, True, False], "after the last epoch"
+        assert plain.curves[column].iloc[-1] == curves[column].iloc[-1]
+
+
+def test_features_are_measured_on_one_image_of_each_training_person(run, dataset, cache):
+    first = np.unique(dataset.train.ids, return_index=True)[1]
+    size = (run.experiment.height, run.experiment.width)
+    images = load_images([dataset.train.paths[index] for index in first], *size, cache=cache)
+    expected = measure(run.model(), images).mean()
+    assert run.curves[[*COLUMNS]].iloc[-1].tolist() == pytest.approx(expected.tolist(), rel=1e-4)
 
 
 RANK1 = (0.25, 0.75, 0.75)  # after each of three epochs: the first best is not the last epoch
