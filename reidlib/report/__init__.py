@@ -1,5 +1,6 @@
 """The executed notebooks as one offline site."""
 
-from reidlib.report.build import build_report, outside_references
+from reidlib.report.build import build_report
+from reidlib.report.outside import outside_references
 
 __all__ = ["build_report", "outside_references"]

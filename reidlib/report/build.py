@@ -4,38 +4,36 @@ Pictures are embedded, so every page is whole by itself. A content security poli
 browser to load anything else. Pages link to each other by name only: the folder can be moved or zipped.
 """
 
+import base64
+import hashlib
 import html
 import json
 import re
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
-import nh3
-from bs4 import BeautifulSoup
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, read_json, write_atomically
-from reidlib.report.clean_html import KEPT, as_utf8
+from reidlib.report.clean_html import as_utf8
+from reidlib.report.downloads import copy_to
+from reidlib.report.made import made_from
 from reidlib.report.notebook_html import front_of, render, shortened, without_paths
+from reidlib.report.outside import SCRIPT
+from reidlib.report.paper_map import Place, map_rows
+from reidlib.report.search import as_json, sections_of
 from reidlib.run import DID_NOT_LEARN, METRICS
 from reidlib.study.notebook_files import nbformat
 from reidlib.study.results import Study
 from reidlib.study.steps import Step
 
-# Elements that no page may have: they run, they load, or parsers disagree about what they hold.
-_NEVER = """
-base embed iframe math noembed noframes noscript object plaintext script select svg
-template xmp"""
-# Elements that pages have: those of the template, and what is kept of the notebooks.
-_OWN = f"article body footer head html main meta nav style title {KEPT}"
-_ADDRESSES = ("src", "href", "data", "poster", "background", "action", "formaction")
 _RUN_NAME = re.compile(r"(?P<method>.+)-seed(?P<seed>\d+)")
 
 
@@ -58,6 +56,9 @@ class _Page:
     lead: str = ""  # first paragraph
     thumbnail: str = ""  # first figure as a small data URI
     body: Markup = Markup("")
+    ids: Mapping[str, str] = field(default_factory=dict)  # saved figure or table → its id in the body
+    runs: int = 0  # training runs that it needs
+    made: list[tuple[str, str]] = field(default_factory=list)  # how the page was made: name, value
     front: bool = False  # the first page
     findings: Markup = Markup("")  # what the index shows of the first page
 
@@ -90,17 +91,19 @@ def build_report(
     caveats = list(facts.pop("caveats", ()))
     pages = _pages(study, list(steps))
     ready = [page for page in pages if not page.problem]
+    files: list[Path] = []
     for page in ready:
         notebook = _read(page.path)
         rendered = render(notebook, study, title=page.label, page_of=_page_of(ready))
-        page.body, page.lead, page.thumbnail = (
-            Markup(rendered.body),
-            rendered.lead,
-            rendered.thumbnail,
-        )  # sanitised by render
+        page.body, page.lead = Markup(rendered.body), rendered.lead  # sanitised by render
+        page.thumbnail, page.ids = rendered.thumbnail, rendered.figures
+        page.made = made_from(notebook, study, page.name)
+        files += rendered.files
         if page.front:
             page.findings = Markup(front_of(notebook, study, page_of=_page_of(ready)))  # sanitised, too
-    source = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
+    source, style = (
+        Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("template.html", "style.css")
+    )
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source)
     unbroken = re.sub(r"\w+(?:-\w+)+", r'<span class="word">\g<0></span>', str(escape(title)))
     common = {
@@ -109,7 +112,11 @@ def build_report(
         "caveats": caveats,
         "groups": _groups(pages),
         "study": study.root.name,
+        "style": Markup(style),  # ours, as the script is
+        "script": Markup(SCRIPT),
+        "script_hash": base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
     }
+    places = {page.notebook: Place(page.href, page.ids, page.runs) for page in reversed(ready)}
     temporary = study.root / f".report.{secrets.token_hex(4)}.tmp"
     try:
         for place, page in enumerate(ready):
@@ -117,7 +124,9 @@ def build_report(
                 "previous": ready[place - 1] if place else None,
                 "next": ready[place + 1] if page is not ready[-1] else None,
             }
-            write_atomically(temporary / page.file, as_utf8(template.render(page=page, **around, **common)))
+            write_atomically(
+                temporary / page.file, as_utf8(template.render(page=page, search=None, **around, **common))
+            )
         index = template.render(
             page=None,
             claim=claim,
@@ -126,101 +135,19 @@ def build_report(
             cards=[page for page in pages if not _is_run(page)],
             runs=_runs(study, pages),
             facts=list(facts.items()),
+            map=map_rows(study, places),
+            search=None,
             **common,
         )
         write_atomically(temporary / "index.html", as_utf8(index))
+        sections = [section for page in ready for section in sections_of(page.body, page.href, page.label)]
+        found = template.render(page=None, search=Markup(as_json(sections)), **common)
+        write_atomically(temporary / "search.html", as_utf8(found))
+        copy_to(temporary, files)
         _swap(temporary, study.report)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return study.report / "index.html"
-
-
-def outside_references(report_dir: str | Path) -> list[str]:
-    """What a browser would load from elsewhere or run, and local references that lead nowhere.
-
-    Links that a reader may click (`<a href="https://…">`) load nothing and do not count.
-    """
-    report_dir = Path(report_dir)
-    found = []
-    for path in sorted(report_dir.rglob("*.html")):
-        page = path.read_text(encoding="utf-8")
-        soup = _as_browsers_read(page)
-        name = path.relative_to(report_dir)
-        # nh3 drops elements of other vocabularies (`mtext`, `desc`) with all that they hold.
-        strange = _names_of_elements(page) - {*_OWN.split(), *_NEVER.split()}
-        found += [f"{name}: <{element}>" for element in sorted(strange)]
-        found += [f"{name}: <{tag.name}>" for tag in soup.find_all(_NEVER.split())]
-        found += [
-            f"{name}: refresh"
-            for tag in soup.find_all("meta")
-            if str(tag.get("http-equiv", "")).lower() == "refresh"
-        ]
-        references = []
-        for tag in soup.find_all(True):
-            css = tag.get_text() if tag.name == "style" else str(tag.get("style", ""))
-            references += [("css", target) for target in _css_references(css)]
-            references += [(tag.name, str(tag[attribute])) for attribute in _ADDRESSES if tag.get(attribute)]
-            references += [
-                (tag.name, entry.split()[0])
-                for entry in str(tag.get("srcset", "")).split(",")
-                if entry.strip()
-            ]
-            found += [f"{name}: <{tag.name} {script}>" for script in tag.attrs if script.startswith("on")]
-        found += [
-            f"{name}: <{tag_name}> {target[:200]}"
-            for tag_name, target in references
-            if not _stays(tag_name, target, path, report_dir)
-        ]
-    for path in sorted(report_dir.rglob("*.css")):
-        found += [
-            f"{path.relative_to(report_dir)}: {target}"
-            for target in _css_references(path.read_text(encoding="utf-8"))
-        ]
-    return found
-
-
-def _as_browsers_read(text: str) -> BeautifulSoup:
-    """The elements of a page as a browser finds them, whatever comments and declarations stand between them.
-
-    nh3 parses as browsers do. It writes the page again without comments, with every element that the text
-    names. It reads only what a body can hold, so `html`, `head` and the like are read as `div`.
-    """
-    text = re.sub(r"(?i)(</?)(?:html|head|body|frameset|frame)\b", r"\1div", text)
-    schemes = set(re.findall(r"(?<![\w+.-])[a-z][\w+.-]*(?=:)", text.lower()))
-    written = nh3.clean(
-        text,
-        tags=_names_of_elements(text) | {"img"},  # browsers read `image` as `img`
-        clean_content_tags=set(),
-        attributes={"*": {*_ADDRESSES, "http-equiv", "srcset", "style"}},
-        generic_attribute_prefixes={"on"},
-        url_schemes=schemes | {"data", "file", "ftp", "http", "https", "javascript", "ws", "wss"},
-        link_rel=None,
-    )
-    return BeautifulSoup(written, "html.parser")
-
-
-def _names_of_elements(text: str) -> set[str]:
-    """The names after every `<` of a page, also of those in comments and texts."""
-    # Browsers take only ASCII letters as lower case.
-    found = re.findall(rb"<([a-z][^\t\n\f\r />]*)", text.encode().lower())
-    return {name.decode() for name in found}
-
-
-def _stays(tag_name: str, target: str, page: Path, report_dir: Path) -> bool:
-    """Whether a reference is an embedded picture, leads to a file of the site, or waits for a click."""
-    address = urlsplit(target)
-    if address.scheme or address.netloc:
-        clicked = tag_name in ("a", "area") and address.scheme in ("http", "https", "mailto")
-        return clicked or target.startswith("data:image/")
-    local = (page.parent / unquote(address.path)).resolve() if address.path else page.resolve()
-    return local.is_relative_to(report_dir.resolve()) and local.is_file()
-
-
-def _css_references(text: str) -> list[str]:
-    found = re.findall(r"(?i)url\(\s*['\"]?([^'\")]+)", text) + re.findall(
-        r"(?i)@import\s+['\"]([^'\"]+)", text
-    )
-    return [target for target in found if not target.startswith(("data:", "#"))]
 
 
 # ---- which pages there are ---------------------------------------------------------------------------------
@@ -246,6 +173,7 @@ def _pages(study: Study, steps: list[Step]) -> list[_Page]:
             step.executed(study),
             step.failed(study),
             number=step.notebook.split("_")[0],
+            runs=sum(name.startswith("10_train/") for name in step.needs),
             front=step.front,
         )
         if step.failed(study).is_file():

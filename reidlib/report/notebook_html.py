@@ -16,8 +16,8 @@ import html
 import io
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bs4 import BeautifulSoup
@@ -30,6 +30,7 @@ from PIL import Image
 
 from reidlib.files import REPOSITORY
 from reidlib.report.clean_html import clean, data_uri
+from reidlib.report.downloads import add_links, element_id, saved_tables
 from reidlib.study.results import Study
 
 LONG_LOG = 12  # printed lines above which they are folded
@@ -50,6 +51,8 @@ class Rendered:
     body: str  # HTML; headings from h1 on, in steps of one
     lead: str  # the first paragraph, shortened
     thumbnail: str  # the first figure as a small data URI, or ""
+    files: tuple[Path, ...] = ()  # figures and tables of the study that the page offers
+    figures: Mapping[str, str] = field(default_factory=dict)  # name of a saved figure or table → its id
 
 
 def render(notebook, study: Study, *, title: str, page_of: Callable[[str], str]) -> Rendered:
@@ -60,6 +63,7 @@ def render(notebook, study: Study, *, title: str, page_of: Callable[[str], str])
         page_of: notebook name ("10_train") → address of its page, "" if it has none. Links need it.
     """
     parts, folded, figures, heading, thumbnail = [], [], 0, title, ""
+    saved: dict[str, list[str]] = {"figures": [], "tables": []}
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             parts.append(_code(folded))
@@ -69,21 +73,35 @@ def render(notebook, study: Study, *, title: str, page_of: Callable[[str], str])
             parts.append(f'<div class="prose">{text}</div>')
         elif cell.cell_type == "code":
             folded.append(cell)
+            tables = _saved_tables(cell)
             for output in _outputs(cell) if DROPPED not in cell.metadata.get("tags", ()) else ():
                 picture = _picture(output)
                 if picture:
                     figures += 1
                     thumbnail = thumbnail or _thumbnail(*picture)
-                    shown = _figure(output, picture, cell, f"Figure {figures}: {heading}")
+                    name = output.get("metadata", {}).get(picture[0], {}).get("name", "")
+                    saved["figures"] += filter(None, [name])
+                    shown = _figure(output, picture, cell, figures, heading, name)
                 else:
                     shown = _output(output)
+                    if tables and "<table" in shown:
+                        saved["tables"].append(tables.pop(0))
+                        shown = f'<div id="{element_id("tables", saved["tables"][-1])}">{shown}</div>'
                 if shown:
                     parts += [_code(folded), shown]
     parts.append(_code(folded))
     soup = clean(parts, title, page_of)
     _shorten_paths(soup, study)
+    files = [path for kind, names in saved.items() for path in add_links(soup, study, kind, names)]
+    ids = {name: element_id(kind, name) for kind, names in saved.items() for name in names}
+    for heading in soup.find_all(re.compile("h[2-6]$")):
+        label = f"Link to this section: {heading.get_text(' ', strip=True)}"
+        heading.append(
+            soup.new_tag("a", attrs={"class": "anchor", "href": f"#{heading['id']}", "aria-label": label})
+        )
     paragraph = soup.select_one(".prose > p")
-    return Rendered(str(soup), shortened(paragraph.get_text() if paragraph else "", 170), thumbnail)
+    lead = shortened(paragraph.get_text() if paragraph else "", 170)
+    return Rendered(str(soup), lead, thumbnail, tuple(files), ids)
 
 
 def front_of(notebook, study: Study, *, page_of: Callable[[str], str]) -> str:
@@ -97,6 +115,12 @@ def front_of(notebook, study: Study, *, page_of: Callable[[str], str]) -> str:
     ]
     soup = clean(parts, "", page_of)
     soup.h1.decompose()  # the index has its own
+    for table in soup.find_all("table"):  # on a phone, its rows stand as cards
+        table["class"] = "stacked"
+        names = [head.get_text(" ", strip=True) for head in table.select("thead tr:last-of-type th")]
+        for row in table.select("tbody tr"):
+            for name, cell in zip(names, row.find_all(["th", "td"], recursive=False), strict=False):
+                cell["data-label"] = name
     _shorten_paths(soup, study)
     return str(soup)
 
@@ -227,23 +251,31 @@ def _picture(output) -> tuple[str, bytes] | None:
     return kind, data[kind].encode() if kind == "image/svg+xml" else base64.b64decode(data[kind])
 
 
-def _figure(output, picture: tuple[str, bytes], cell, default: str) -> str:
+def _saved_tables(cell) -> list[str]:
+    """The names under which a cell saves the tables that it shows; [] if it shows another number of them."""
+    names = saved_tables(cell.source)
+    shown = sum("<table" in output.get("data", {}).get("text/html", "") for output in cell.outputs)
+    return names if shown == len(names) else []
+
+
+def _figure(output, picture: tuple[str, bytes], cell, number: int, heading: str, name: str) -> str:
     kind, content = picture
     metadata = output.get("metadata", {}).get(kind, {})
     caption = cell.metadata.get("caption", "")
-    alt = metadata.get("alt") or cell.metadata.get("alt") or caption or default
+    alt = metadata.get("alt") or cell.metadata.get("alt") or caption or f"Figure {number}: {heading}"
     size, wide = "", False
     if kind != "image/svg+xml":
         width, height = Image.open(io.BytesIO(content)).size
         shown = metadata.get("width") or width
         wide = width > WIDE * height
         size = f' width="{shown}" height="{round(height * shown / width)}"'
-    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    below = f"<figcaption><b>Figure {number}.</b> {html.escape(caption)}</figcaption>"
     alt = html.escape(alt)
     image = f'<img alt="{alt}"{size} src="{data_uri(kind, content)}">'
     if wide:
         image = f'<div class="scroll wide" role="region" aria-label="{alt}" tabindex="0">{image}</div>'
-    return f"<figure>{image}{below}</figure>"
+    own = element_id("figures", name) if name else f"figure-{number}"
+    return f'<figure id="{own}">{image}{below}</figure>'
 
 
 def _thumbnail(kind: str, content: bytes) -> str:

@@ -33,7 +33,8 @@ def use_own_settings() -> None:
 
         def with_description(figure: Figure) -> tuple[bytes, dict[str, str]] | None:
             picture = print_figure(figure, base64=True, **inline.print_figure_kwargs)
-            return picture and (picture, {"alt": description_of(figure)})
+            # `Study.save_figure` notes the name as the figure's group id.
+            return picture and (picture, {"alt": description_of(figure), "name": figure.get_gid() or ""})
 
         shell.display_formatter.formatters["image/png"].for_type(Figure, with_description)
     matplotlib.rcdefaults()

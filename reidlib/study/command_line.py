@@ -77,6 +77,8 @@ class Front:
 
 
 MOST_WORKERS = 1000
+LOOK = REPOSITORY / "reidlib" / "report"
+LOOK_FILES = ("template.html", "style.css", "script.js")
 
 StepsOf = Callable[[Request], list[Step]]
 
@@ -705,7 +707,7 @@ def _report_digest(request: Request, steps: list[Step], front: Front) -> str:
             "steps": [(step.name, step.title, step.front) for step in steps],
             "front": (front.title, front.claim, front.caveats, front.facts, str(request.overrides)),
             "code": Code().used([("reidlib.report", "build_report"), ("reidlib.study.command_line", "")]),
-            "template": file_digest(REPOSITORY / "reidlib" / "report" / "template.html"),
+            "look": {path.name: file_digest(path) for path in map(LOOK.joinpath, LOOK_FILES)},
             "versions": (platform.python_version(), importlib.metadata.version("torch")),
             "commit": commit(),
             "checkpoint": request.checkpoint,

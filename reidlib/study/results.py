@@ -115,7 +115,7 @@ class Study:
             data: the numbers that are drawn. A DataFrame is written as figures/<name>.csv, a mapping from
                 names to arrays as .npz; None: the figure shows images, or a saved table has its numbers.
         """
-        checked_name(name, "figure")
+        figure.set_gid(checked_name(name, "figure"))  # the report links the picture to its files
         text = figure.get_label()
         formats = {
             "png": {"Software": None} | ({"Description": text} if text else {}),

@@ -27,7 +27,7 @@ from reidlib.study.results import Study
 
 study = Study("demo", "synthetic", Path(results))
 sheet = figures.image_grid([np.zeros((2, 8, 4, 3), np.uint8)] * 2, ["a", "b"], title="Sheet")
-described(sheet, '''Four black
+sheet = described(sheet, '''Four black
     images of "a" & <b>.''')
 """
 DESCRIPTION = 'Four black images of "a" & <b>.'
