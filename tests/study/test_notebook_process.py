@@ -49,8 +49,8 @@ def write_notebook(path, *cells: str) -> None:
 
 
 def descriptions(path) -> list[str]:
-    cells = nbformat.read(path, as_version=4).cells
-    return [output.metadata["image/png"]["alt"] for cell in cells for output in cell.outputs]
+    outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.outputs]
+    return [output.metadata["image/png"]["alt"] for output in outputs if "image/png" in output.data]
 
 
 def pictures(path) -> list[Image.Image]:
