@@ -160,6 +160,14 @@ def steps(request: Request) -> list[Step]:
             "figures/gallery_size.png",
             seed=seeds[0],
         ),
+        shows(
+            "35_explorer",
+            ("baseline", "baseline+pam+cam", "abdnet-xe"),
+            "explorer/explorer.json",
+            "tables/explorer.csv",
+            "figures/explorer.png",
+            seed=seeds[0],
+        ),
         shows("90_report", methods, "tables/runs.csv", "tables/pfsa.csv", "figures/overview.png"),
     ]
 

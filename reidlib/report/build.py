@@ -24,9 +24,10 @@ from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, read_json, write_atomically
 from reidlib.report.clean_html import as_utf8
 from reidlib.report.downloads import copy_to
+from reidlib.report.explorer import explorer_page
 from reidlib.report.made import made_from
 from reidlib.report.notebook_html import front_of, render, shortened, without_paths
-from reidlib.report.outside import SCRIPT
+from reidlib.report.outside import SCRIPTS
 from reidlib.report.paper_map import Place, map_rows
 from reidlib.report.search import as_json, sections_of
 from reidlib.run import DID_NOT_LEARN, METRICS
@@ -113,9 +114,16 @@ def build_report(
         "groups": _groups(pages),
         "study": study.root.name,
         "style": Markup(style),  # ours, as the script is
-        "script": Markup(SCRIPT),
-        "script_hash": base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
+        "script": Markup(SCRIPTS[0]),
+        "script_hashes": [
+            base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in SCRIPTS
+        ],
+        "search": None,
+        "explorer": None,
+        "has_explorer": False,
     }
+    explorer = explorer_page(study)
+    common["has_explorer"] = explorer is not None
     places = {page.notebook: Place(page.href, page.ids, page.runs) for page in reversed(ready)}
     temporary = study.root / f".report.{secrets.token_hex(4)}.tmp"
     try:
@@ -124,9 +132,7 @@ def build_report(
                 "previous": ready[place - 1] if place else None,
                 "next": ready[place + 1] if page is not ready[-1] else None,
             }
-            write_atomically(
-                temporary / page.file, as_utf8(template.render(page=page, search=None, **around, **common))
-            )
+            write_atomically(temporary / page.file, as_utf8(template.render(page=page, **around, **common)))
         index = template.render(
             page=None,
             claim=claim,
@@ -136,13 +142,15 @@ def build_report(
             runs=_runs(study, pages),
             facts=list(facts.items()),
             map=map_rows(study, places),
-            search=None,
             **common,
         )
         write_atomically(temporary / "index.html", as_utf8(index))
         sections = [section for page in ready for section in sections_of(page.body, page.href, page.label)]
-        found = template.render(page=None, search=Markup(as_json(sections)), **common)
+        found = template.render(page=None, **common | {"search": Markup(as_json(sections))})
         write_atomically(temporary / "search.html", as_utf8(found))
+        if explorer is not None:
+            own = {"explorer": explorer, "explorer_script": Markup(SCRIPTS[1])}
+            write_atomically(temporary / "explorer.html", as_utf8(template.render(page=None, **common | own)))
         copy_to(temporary, files)
         _swap(temporary, study.report)
     finally:

@@ -35,6 +35,7 @@ from reidlib.study.results import Study
 
 LONG_LOG = 12  # printed lines above which they are folded
 THUMBNAIL = (640, 400)  # pixels, at most
+PHOTOGRAPHS = 250_000  # bytes: a larger picture holds photographs
 WIDE = 1.9  # width over height from which a figure scrolls on a phone instead of shrinking
 FORMULA_SIZE = 16  # points
 DROPPED = "remove-output"  # tag of cells whose output the page leaves out, such as the caveats (in its box)
@@ -269,6 +270,7 @@ def _figure(output, picture: tuple[str, bytes], cell, number: int, heading: str,
         shown = metadata.get("width") or width
         wide = width > WIDE * height
         size = f' width="{shown}" height="{round(height * shown / width)}"'
+        kind, content = _smaller(kind, content)
     below = f"<figcaption><b>Figure {number}.</b> {html.escape(caption)}</figcaption>"
     alt = html.escape(alt)
     image = f'<img alt="{alt}"{size} src="{data_uri(kind, content)}">'
@@ -276,6 +278,14 @@ def _figure(output, picture: tuple[str, bytes], cell, number: int, heading: str,
         image = f'<div class="scroll wide" role="region" aria-label="{alt}" tabindex="0">{image}</div>'
     own = element_id("figures", name) if name else f"figure-{number}"
     return f'<figure id="{own}">{image}{below}</figure>'
+
+
+def _smaller(kind: str, content: bytes) -> tuple[str, bytes]:
+    """The picture as WebP where that is smaller: the same pixels, or of photographs nearly the same."""
+    target = io.BytesIO()
+    how = {"quality": 90} if len(content) > PHOTOGRAPHS else {"lossless": True}
+    Image.open(io.BytesIO(content)).save(target, "WEBP", **how)
+    return min((kind, content), ("image/webp", target.getvalue()), key=lambda one: len(one[1]))
 
 
 def _thumbnail(kind: str, content: bytes) -> str:
@@ -289,8 +299,8 @@ def _thumbnail(kind: str, content: bytes) -> str:
         small = small.crop((0, 0, min(width, round(1.6 * height)), min(height, round(width / 1.6))))
     small.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
     target = io.BytesIO()
-    small.save(target, "PNG", optimize=True)
-    return data_uri("image/png", target.getvalue())
+    small.save(target, "WEBP", quality=80)
+    return data_uri("image/webp", target.getvalue())
 
 
 def without_paths(text: str, study: Study) -> str:

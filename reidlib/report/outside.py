@@ -1,4 +1,4 @@
-"""What a site would load from elsewhere or run: nothing may be, but the report's own script."""
+"""What a site would load from elsewhere or run: nothing may be, but the report's own scripts."""
 
 import re
 from pathlib import Path
@@ -14,9 +14,11 @@ _NEVER = """
 base embed iframe math noembed noframes noscript object plaintext script select svg
 template xmp"""
 # Elements that pages have: those of the template, and what is kept of the notebooks.
-_OWN = f"article body footer head html main meta nav style title {KEPT}"
+_OWN = f"article body footer head html main meta nav section style title {KEPT}"
 _ADDRESSES = ("src", "href", "data", "poster", "background", "action", "formaction")
-SCRIPT = Path(__file__).with_name("script.js").read_text(encoding="utf-8")
+SCRIPTS = [
+    Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("script.js", "explorer.js")
+]
 
 
 def outside_references(report_dir: str | Path) -> list[str]:
@@ -67,7 +69,7 @@ def _is_own(tag: Tag) -> bool:
     """Whether an element is the report's own script, or data for it, which never run."""
     if tag.name != "script" or set(tag.attrs) - {"type"}:
         return False
-    return tag.get("type") == "application/json" or (not tag.attrs and tag.get_text() == SCRIPT)
+    return tag.get("type") == "application/json" or (not tag.attrs and tag.get_text() in SCRIPTS)
 
 
 def _as_browsers_read(text: str) -> BeautifulSoup:

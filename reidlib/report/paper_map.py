@@ -48,10 +48,10 @@ def state_of(item: PaperItem, study: Study, has_page: bool) -> str:
         return "drawn from the built model"
     if item.published == "not recovered":
         return "ours only: the published numbers were not recovered"
+    if study.dataset in ("synthetic", "folder"):
+        return "made with other data"
     if study.profile != "paper":
-        return (
-            "made with other data" if study.dataset in ("synthetic", "folder") else "made with other settings"
-        )
+        return "made with other settings"
     return "made again"
 
 

@@ -17,7 +17,7 @@ class Section:
         href: of the page and the heading.
         title: of the page.
         heading: "" for what stands above the page's second heading.
-        text: of everything there, captions and alternative texts of figures and the code included.
+        text: of everything there, alternative texts of figures included; folded code and logs are not.
     """
 
     href: str
@@ -40,7 +40,7 @@ def sections_of(body: str, href: str, title: str) -> list[Section]:
             found.append((node, []))
         elif isinstance(node, Tag) and node.name == "img":
             found[-1][1].append(str(node.get("alt", "")))
-        elif isinstance(node, NavigableString) and not node.find_parent(_HEADINGS):
+        elif isinstance(node, NavigableString) and not node.find_parent([*_HEADINGS, "details"]):
             found[-1][1].append(str(node))
     sections = []
     for heading, texts in found:

@@ -5,6 +5,7 @@ results/<profile>-<dataset>/runs/<method>-seed<k>/   one training run (its files
                                                      the same for released weights that were only scored
                             notebooks/<step>.ipynb   executed notebooks
                             figures/  tables/        what the notebooks save
+                            explorer/                what the report's explorer shows
                             steps/<step>.json        what a finished step depended on
                             report/index.html        the executed notebooks as one offline site
         reference-<study>/                           the same for a reference study; its runs are committed in
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from reidlib.errors import ReidError, shown
-from reidlib.files import REPOSITORY, absolute_path, file_digest, write_atomically
+from reidlib.files import REPOSITORY, absolute_path, file_digest, write_atomically, write_json
 from reidlib.run import RunFiles
 from reidlib.study.parameters import check_values
 
@@ -68,6 +69,10 @@ class Study:
     @property
     def tables(self) -> Path:
         return self.root / "tables"
+
+    @property
+    def explorer(self) -> Path:
+        return self.root / "explorer"
 
     @property
     def report(self) -> Path:
@@ -132,6 +137,13 @@ class Study:
         elif data is not None:
             write_atomically(self.figures / f"{name}.csv", _csv(data))
         return self.figures / f"{name}.png"
+
+    def save_explorer(self, explorer) -> Path:
+        """Writes a `reidlib.show.explorer.Explorer` to explorer/. Returns the path of its JSON."""
+        for name, content in explorer.sheets.items():
+            suffix = "png" if content[1:4] == b"PNG" else "webp"
+            write_atomically(self.explorer / f"{name}.{suffix}", content)
+        return write_json(self.explorer / "explorer.json", explorer.data)
 
     def save_table(self, frame, name: str) -> Path:
         """Writes a pandas DataFrame as tables/<name>.csv (full precision) and .md (four digits).

@@ -1,6 +1,7 @@
 """The report: what it shows of a notebook. It loads nothing from outside and runs no code."""
 
 import base64
+import hashlib
 import io
 import itertools
 import json
@@ -24,6 +25,7 @@ from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, write_json
 from reidlib.report import build_report, outside_references
 from reidlib.report.notebook_html import formula, render, without_paths
+from reidlib.report.outside import SCRIPTS
 from reidlib.show import text as show_text  # makes pandas escape the cells of tables, too
 from reidlib.study.results import Study
 from reidlib.study.steps import Step
@@ -311,7 +313,7 @@ def test_index_lists_every_page_and_run(site):
     index = page(site, "index.html")
     cards = {card.h3.get_text(): card for card in index.select(".card")}
     assert list(cards) == ["The data", "Attention", "Hostile", "Hidden", "99_last"]
-    assert cards["The data"].img["src"].startswith("data:image/png")
+    assert cards["The data"].img["src"].startswith("data:image/webp")
     assert (
         cards["The data"].p.get_text().startswith("People are drawn, and every camera sees them differently.")
     )
@@ -320,10 +322,13 @@ def test_index_lists_every_page_and_run(site):
         in cards["Attention"].p.get_text()
     )
     assert cards["99_last"].p.get_text() == "Not run." and not cards["99_last"].a
-    rows = [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in index.select("main tbody tr")]
+    rows = [
+        [cell.get_text() for cell in row.find_all(["th", "td"])]
+        for row in index.select("main [aria-label='Training runs'] tr")
+    ]
     scores = ["61.2 [55.1 – 68.0]", "50.0 [55.1 – 68.0]", "93 s"]
     without = ["did not learn [61.2]", "did not learn [50.0]", "93 s"]
-    assert rows == [
+    assert rows[1:] == [
         ["baseline+pam", "0", *scores],
         ["baseline+pam", "1", *without],
         ["gap", "0", "Not run."],
@@ -371,6 +376,7 @@ def test_every_page_warns_and_links_lead_somewhere(site):
         "40_hostile.html",
         "41_hidden.html",
         "index.html",
+        "search.html",
     ]
     for name in names:
         soup = page(site, name)
@@ -380,7 +386,10 @@ def test_every_page_warns_and_links_lead_somewhere(site):
         levels = [int(heading.name[1]) for heading in soup.find_all(["h1", "h2", "h3", "h4", "h5", "h6"])]
         assert all(below <= above + 1 for above, below in zip(levels, levels[1:], strict=False)), name
         assert all(image.has_attr("alt") for image in soup.find_all("img"))
-        assert not soup.find_all("script")
+        scripts = [tag for tag in soup.find_all("script") if tag.get("type") != "application/json"]
+        assert [tag.string for tag in scripts] == [SCRIPTS[0]], "one script, the report's own"
+        allowed = base64.b64encode(hashlib.sha256(SCRIPTS[0].encode()).digest()).decode()
+        assert f"'sha256-{allowed}'" in soup.find("meta", attrs={"http-equiv": True})["content"]
     pager = page(site, "10_train.baseline-with-pam-seed1.html").select(".pager a")
     assert [link["href"] for link in pager] == ["10_train.baseline-with-pam-seed0.html", "40_hostile.html"]
     assert outside_references(site) == []
@@ -399,7 +408,8 @@ def test_a_notebook_page(site):
     assert [image["alt"] for image in formulas] == ["P \\times K", "\\frac{1}{N}\\sum_i \\max(0, m + d_i)"]
     assert "\\nosuchmacro{x}" in [tag.get_text() for tag in article.find_all("code")]
     figure = article.find("figure")
-    assert figure.img["alt"] == figure.figcaption.get_text() == "One row for each camera."
+    assert figure.img["alt"] == "One row for each camera."
+    assert figure.figcaption.get_text() == "Figure 1. One row for each camera."
     assert (figure.img["width"], figure.img["height"]) == ("990", "550")
     assert "100%" not in article.get_text() and "Figure size" not in article.get_text()
     table = article.find("table")
@@ -455,7 +465,8 @@ def test_names_are_text_in_markdown(name):
     for found, times in (("li", 2), ("strong", 2), ("h2", 2), ("td", 2)):
         tags = body.find_all(found)
         assert [" ".join(tag.get_text().split()) for tag in tags] == [printed] * times
-        assert not any(tag.find_all(True) for tag in tags)
+        own = {"anchor"} if found == "h2" else set()
+        assert not any(set(one.get("class", ["x"])) - own for tag in tags for one in tag.find_all(True))
     sentence = " ".join(body.find("p").get_text().split())
     assert sentence == f"The file {' '.join(f'{as_printed(name)} is'.split())} {printed}."
     assert harmful(body) == []
@@ -700,6 +711,10 @@ def test_without_steps_the_notebooks_that_exist_are_shown(tmp_path):
     [
         '<script src="https://example.org/a.js"></script>',
         "<script>fetch('x')</script>",
+        f"<script>{SCRIPTS[0]} </script>",
+        f'<script src="https://example.org/a.js">{SCRIPTS[0]}</script>',
+        f"<script onload=x>{SCRIPTS[0]}</script>",
+        "<script type=module>fetch('x')</script>",
         '<link rel="stylesheet" href="https://example.org/a.css">',
         '<link rel="icon" href="//example.org/a.ico">',
         '<img src="http://example.org/a.png">',
@@ -737,6 +752,7 @@ def test_outside_references_are_found(tmp_path, planted):
     clean = '<p id="a"><a href="#a">x</a><a href="index.html">x</a><a href="https://example.org">paper</a>'
     (folder / "index.html").write_text(clean)
     clean += '<!-- <script src="https://example.org/a.js"></script> --><title>&lt;script></title>'
+    clean += f'<script>{SCRIPTS[0]}</script><script type="application/json">{{"a": "<b>"}}</script>'
     (folder / "index.html").write_text(clean)
     assert outside_references(folder) == []
     (folder / "index.html").write_text(clean + planted)
