@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+AXE := axe-core@4.11.0
 
 .PHONY: study test test-browser lab check lock clean-venv
 .DEFAULT_GOAL := study
@@ -13,8 +14,13 @@ study: .venv/installed  ## the default study on the embedded data; ARGS="--profi
 test: .venv/installed  ## everything but the browser tests
 	$(BIN)/python -m pytest -m "not browser" -n auto --dist loadfile --no-loadscope-reorder
 
-test-browser: .venv/installed  ## the report in headless Chromium (Debian: apt-get install chromium)
+test-browser: .venv/installed .venv/$(AXE)  ## the report in headless Chromium (Debian: apt-get install chromium npm)
 	$(BIN)/python -m pytest -m browser
+
+# The rules of accessibility that the pages are checked against. Only that test needs them: it is skipped without.
+.venv/$(AXE): .venv/installed
+	npm install --prefix .venv/npm --no-save --no-audit --no-fund --ignore-scripts --silent $(AXE) \
+		&& touch $@ || echo "axe-core was not installed: the test of accessibility is skipped"
 
 lab: .venv/installed  ## JupyterLab in notebooks/
 	cd notebooks && ../$(BIN)/python -m jupyterlab

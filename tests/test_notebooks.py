@@ -151,6 +151,7 @@ WRONG = {  # by type of the default
     list: (None, "0", "[0]", 5, [], [-1], ["x"], [1.5], {}),
     dict: (None, "{'epochs': 3}", "x", 5, ["x"], {1: 2}),
 }
+SUFFIXES = {"figures": ".png", "tables": ".csv", "explorer": ".json"}
 PATHS_OF_NOBODY = ("~nobody-of-that-name/x", "x" * 5000, "a/" * 4000)
 
 
@@ -308,7 +309,7 @@ def test_what_a_step_produces_is_announced_in_its_notebook(tmp_path):
                 entry = f"runs/{name}/"
                 with_runs.add(step.notebook)
             else:
-                entry = f"{folder}/{name.removesuffix({'figures': '.png', 'tables': '.csv'}[folder])}"
+                entry = f"{folder}/{name.removesuffix(SUFFIXES[folder])}"
             assert entry in listed, f"{step.name}: {entry}"
     listing = {name for name in NOTEBOOKS if any(entry.startswith("runs/") for entry in announced(name))}
     assert listing == with_runs
