@@ -43,6 +43,8 @@ def clean(parts: Iterable[str], title: str, page_of: Callable[[str], str]) -> Be
     _mend_links(soup, page_of)
     _mend_headings(soup, title)
     _mend_tables(soup)
+    for block in soup.find_all("pre"):  # a reader without a mouse scrolls it, too
+        block["tabindex"] = "0"
     return soup
 
 
@@ -126,11 +128,11 @@ def _mend_headings(soup: BeautifulSoup, title: str) -> None:
 
 def _mend_tables(soup: BeautifulSoup) -> None:
     """Each table scrolls by itself; numbers are aligned right; headings say what they head."""
-    for table in soup.find_all("table"):
+    for number, table in enumerate(soup.find_all("table"), 1):
         _join_headings(table)
         table.attrs = {name: value for name, value in table.attrs.items() if name == "id"}
         columns = [th.get_text(" ", strip=True) for th in table.select("thead tr:first-of-type th")]
-        label = "Table: " + (", ".join(filter(None, columns))[:100] or "values")
+        label = f"Table {number}: " + (", ".join(filter(None, columns))[:100] or "values")
         frame = {"class": "scroll", "role": "region", "aria-label": label, "tabindex": "0"}
         table.wrap(soup.new_tag("div", attrs=frame))
         for cell in table.find_all(["th", "td"]):
