@@ -13,7 +13,7 @@ download, show the mechanism only. A finished run is one JSON file.
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,6 +111,7 @@ class ClassificationRun:
       learning_rate and seconds.
     - correct: (test images,) bool, after the last epoch.
     - facts: what `pooling_facts` gives, "before" and "after" training.
+    - made_from: its settings, the images' fingerprint ("data") and the code's digest ("code").
     """
 
     pooling: str
@@ -118,6 +119,11 @@ class ClassificationRun:
     curves: pd.DataFrame
     correct: np.ndarray
     facts: dict[str, dict[str, float]]
+    made_from: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.pooling}-seed{self.seed}"
 
     @property
     def title(self) -> str:
@@ -151,20 +157,61 @@ def fit_poolings(data: LabelledImages, settings: Settings, folder: Path) -> list
                 epochs.update(settings.epochs)
             else:
                 write_json(path, {"made_from": made_from, **_train(data, settings, pooling, seed, epochs)})
-            record = read_json(path)
-            correct = np.array([mark == "1" for mark in record["correct"]])
-            runs.append(
-                ClassificationRun(pooling, seed, pd.DataFrame(record["curves"]), correct, record["facts"])
-            )
+            runs.append(read_pooling_run(path))
     return runs
 
 
 def _made_from(path: Path) -> Any:
     """What a run's file says that it was made from; None if the file is damaged."""
     try:
-        return read_json(path)["made_from"]
-    except (FileError, KeyError, TypeError):
+        return read_pooling_run(path).made_from
+    except FileError:
         return None
+
+
+def read_pooling_run(path: Path) -> ClassificationRun:
+    """The finished run in a file <pooling>-seed<k>.json.
+
+    Raises:
+        FileError: the file is missing or damaged.
+    """
+    record = read_json(path)
+    if not _is_whole(record):
+        raise FileError(
+            f"The file {path} is no whole record of a run. Delete it and run 23_classification again."
+        )
+    pooling, _, seed = path.stem.rpartition("-seed")
+    correct = np.array([mark == "1" for mark in record["correct"]])
+    curves = pd.DataFrame(record["curves"])
+    return ClassificationRun(pooling, int(seed), curves, correct, record["facts"], record["made_from"])
+
+
+_EACH_EPOCH = ("epoch", "loss", "accuracy", "test_accuracy", "learning_rate", "seconds")
+
+
+def _is_whole(record: Any) -> bool:
+    """Whether a run's record has every entry that is read, each of its kind."""
+
+    def has_numbers(values: Any, names: tuple[str, ...]) -> bool:
+        return isinstance(values, dict) and all(isinstance(values.get(name), int | float) for name in names)
+
+    match record:
+        case {
+            "made_from": {"settings": dict(settings), "data": str(), "code": str()},
+            "curves": [_, *_] as curves,
+            "correct": str(correct),
+            "facts": {"before": before, "after": after},
+        }:
+            of_network = ("pooled_length", "largest_share")
+            return (
+                {*correct} <= {"0", "1"}
+                and correct != ""
+                and has_numbers(settings, tuple(settings))
+                and all(has_numbers(row, _EACH_EPOCH) for row in curves)
+                and has_numbers(before, of_network)
+                and has_numbers(after, of_network)
+            )
+    return False
 
 
 def _train(

@@ -9,7 +9,7 @@ import pandas as pd
 from reidlib.classification.labelled_images import IMAGE_SET_TITLES, LabelledImages
 from reidlib.classification.pooling_runs import POOLINGS, ClassificationRun
 from reidlib.crossed import crossed_effect
-from reidlib.show.paired import corrected_p, over_people, verdict
+from reidlib.show.paired import by_seed, corrected_p, over_people, verdict
 from reidlib.show.text import DASH, p_value, points
 from reidlib.statistics import seed_summary
 
@@ -28,15 +28,18 @@ def pooling_effects_table(
     - of the difference: over seeds and test images (`crossed_effect`), p Holm-corrected. It is taken between
       runs of the same seed, which start from the same weights. With one seed it is over images, by name.
 
-    The verdict is that of `paired.verdict`.
+    Seeds that not all poolings have are left out. The verdict is that of `paired.verdict`.
 
     Args:
         resamples: of the interval over images.
+
+    Raises:
+        PairingError: two runs of a pooling have the same seed.
     """
+    of = {pooling: by_seed(run for run in runs if run.pooling == pooling) for pooling in POOLINGS}
+    seeds = sorted(set.intersection(*(set(own) for own in of.values())))
     # pooling → (seeds, images)
-    right = {
-        pooling: np.stack([run.correct for run in runs if run.pooling == pooling]) for pooling in POOLINGS
-    }
+    right = {pooling: np.stack([own[seed].correct for seed in seeds]) for pooling, own in of.items()}
     gap, others = right["gap"], [pooling for pooling in POOLINGS if pooling != "gap"]
     image = np.arange(gap.shape[1])
     effects = {pooling: crossed_effect(right[pooling], gap, image) for pooling in others}

@@ -6,8 +6,7 @@ a p there. The intervals are not: one without 0 may stand beside "cannot tell".
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,12 @@ from reidlib.claims import CLAIMS, CLASSIFICATION, MEASURES, Claim
 from reidlib.config import VARIANTS
 from reidlib.crossed import crossed_effect
 from reidlib.errors import ReidError
-from reidlib.files import read_json
 from reidlib.run import Run
 from reidlib.show.verdicts import Evidence, judge, margin_of
 from reidlib.statistics import holm
+
+if TYPE_CHECKING:
+    from reidlib.classification.pooling_runs import ClassificationRun
 
 CIFAR = "CIFAR-100"  # the data set of the claim about classification
 
@@ -84,15 +85,17 @@ def retrieval_samples(row: str, column: str, runs: Iterable[Run]) -> Samples:
     }
 
 
-def classification_samples(folder: Path) -> dict[str, Samples]:
-    """Pooling → the finished runs in a folder of `23_classification`. Each image counts as a person."""
+def classification_samples(runs: Iterable["ClassificationRun"]) -> dict[str, Samples]:
+    """Pooling → its runs by seed. Each image counts as a person.
+
+    Args:
+        runs: of `23_classification`, which belong together (`study.classified` chooses them).
+    """
     found: dict[str, dict[int, Sample]] = {}
-    for path in sorted(folder.glob("*-seed*.json")):
-        pooling, _, seed = path.stem.rpartition("-seed")
-        record = read_json(path)
-        right = np.array([mark == "1" for mark in record["correct"]], dtype=float)
-        hours = sum(row["seconds"] for row in record["curves"]) / 3600
-        found.setdefault(pooling, {})[int(seed)] = Sample(path.stem, right, np.arange(len(right)), hours)
+    for run in runs:
+        right, hours = run.correct.astype(float), float(run.curves["seconds"].sum()) / 3600
+        sample = Sample(run.name, right, np.arange(len(right)), hours)
+        found.setdefault(run.pooling, {})[run.seed] = sample
     return found
 
 

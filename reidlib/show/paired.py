@@ -1,17 +1,41 @@
 """Compares two methods over the same queries: runs of equal seeds are paired, and the verdict is in words."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from reidlib.crossed import CrossedEffect, crossed_effect, crossed_interval
+from reidlib.errors import ReidError
 from reidlib.statistics import Interval, hits, holm, paired_difference
 
 MARGIN = 0.01  # a difference below one point of mAP counts as none
 DIFFERS, SMALL, CANNOT_TELL = "differs", f"smaller than {100 * MARGIN:.0f} point", "cannot tell"
 NO_VERDICT = "one seed: no verdict"
+
+
+class PairingError(ReidError):
+    """Runs cannot be paired by their seeds."""
+
+
+def by_seed(runs: Iterable[Any]) -> dict[int, Any]:
+    """Seed → the run of one method. A run that is given twice counts once.
+
+    Args:
+        runs: anything with a `name` and a `seed`.
+
+    Raises:
+        PairingError: two runs have the same seed. They would count as two trainings, and share its draws.
+    """
+    found: dict[int, Any] = {}
+    for run in runs:
+        if found.setdefault(run.seed, run) != run:
+            raise PairingError(
+                f"Two runs that are to be compared have the seed {run.seed}: {found[run.seed].name} and "
+                f"{run.name}. Only one of them can be: leave the other out."
+            )
+    return found
 
 
 class PairedEffect(NamedTuple):

@@ -190,13 +190,18 @@ def _reason(step: Step, study: Study, parts: dict) -> str:
 
 
 def _is_whole(product: Path) -> bool:
-    """Whether a product exists and is no file that a crash or a full disk left empty."""
+    """Whether a product exists, and no file of it was left empty or cut by a crash or a full disk.
+
+    Of a folder, its own JSON files count: each is the record of a finished run.
+    """
     if product.suffix == ".json" and product.is_file():
         try:
             return bool(read_json(product))
         except FileError:
             return False
-    return product.is_dir() or (product.is_file() and product.stat().st_size > 0)
+    if product.is_dir():
+        return all(_is_whole(record) for record in product.glob("*.json"))
+    return product.is_file() and product.stat().st_size > 0
 
 
 def run_id(name: str, study: Study) -> str:

@@ -24,7 +24,10 @@ _NO_LABELS = Rule(
     lambda value: not {*value} & {*LABELS},
     f"settings only: {', '.join(LABELS)} are parameters of their own",
 )
-_SEEDS = Rule(lambda value: value and min(value) >= 0, "one or more whole numbers, 0 or more")
+_SEEDS = Rule(
+    lambda value: value and min(value) >= 0 and len(set(value)) == len(value),
+    "one or more different whole numbers, 0 or more",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,6 +46,7 @@ from reidlib.show.classification_tables import (
     pooling_effects_table,
     takeaway,
 )
+from reidlib.show.paired import PairingError
 from reidlib.training.schedule import cosine_with_rise
 
 ATTENTIONS = ("none", "uniform", "sum", "softmax")
@@ -451,7 +452,9 @@ def test_finished_runs_are_read_not_repeated(trained, made):
         assert (run.correct == other.correct).all() and run.facts == other.facts
 
 
-@pytest.mark.parametrize("change", ["settings", "images", "code", "{}", "[]", '{"made_from"'])
+@pytest.mark.parametrize(
+    "change", ["settings", "images", "code", "{}", "[]", '{"made_from"', "correct", "curves", "facts"]
+)
 def test_a_run_made_differently_is_set_aside_and_made_again(tmp_path, monkeypatch, made, change, capsys):
     data, settings = noise(), replace(TINY, epochs=1, seeds=(0,))
     fit_poolings(data, settings, tmp_path)
@@ -465,9 +468,10 @@ def test_a_run_made_differently_is_set_aside_and_made_again(tmp_path, monkeypatc
         data = noise(seed=1)
     elif change == "code":
         monkeypatch.setattr(pooling_runs, "digest_of_code", lambda module: "another version")
-    else:  # damaged
+    else:  # damaged, or all but one part of it
         for path in tmp_path.glob("*.json"):
-            path.write_text(change)
+            record = json.loads(path.read_text())
+            path.write_text(json.dumps({**record, change: []}) if change in record else change)
     made.clear()
     fit_poolings(data, settings, tmp_path)
     assert made == [(pooling, 0) for pooling in POOLINGS]
@@ -552,6 +556,24 @@ def test_no_difference_if_the_seeds_disagree():
     assert low == pytest.approx(-87.1, abs=3) and high == pytest.approx(37.1, abs=3)
     assert float(row["p (Holm)"]) > 0.05 and row["verdict"] == "cannot tell"
     assert row["accuracy (%) [95 %, seeds]"] == "72.5 ± 25.0 [10.4, 100.0]"  # the interval ends at 100 %
+
+
+def test_seeds_are_paired_whatever_the_order_and_count_once():
+    """GAP has 30 and 20 of 40 right, the sum 10 points less with each seed: their orders differ here."""
+    by_pooling = {"gap": (30, 20), "gap-short": (30, 20), "gap+sa-softmax": (30, 20), "gap+sa-sum": (26, 16)}
+    runs = [
+        made_up(pooling, seed, [1] * right + [0] * (40 - right))
+        for pooling, counts in by_pooling.items()
+        for seed, right in enumerate(counts)
+    ]
+    expected = pooling_effects_table(runs, "digits")
+    assert expected["− GAP [95 %]"][2].startswith("-10.0 [")
+    shuffled = sorted(runs, key=lambda run: (run.pooling, run.seed if run.pooling == "gap" else -run.seed))
+    pd.testing.assert_frame_equal(pooling_effects_table([*shuffled, *runs], "digits"), expected)
+    alone = [run for run in runs if run.seed == 0]
+    assert pooling_effects_table([*alone, *alone], "digits")["verdict"][2] == "one seed: no verdict"
+    with pytest.raises(PairingError, match="have the seed 0: gap-seed0 and gap-seed0"):
+        pooling_effects_table([*runs, made_up("gap", 0, [1] * 40)], "digits")
 
 
 def test_one_seed_is_not_judged():

@@ -6,8 +6,8 @@ import pytest
 from made_up_runs import PEOPLE, fabricate
 
 from reidlib.claims import CLAIMS, QUESTIONS
+from reidlib.classification.pooling_runs import ClassificationRun
 from reidlib.evaluation.measures import COLUMNS
-from reidlib.files import write_json
 from reidlib.show import findings, findings_text
 from reidlib.statistics import holm
 from reidlib.study.results import Study
@@ -195,20 +195,20 @@ def test_runs_on_other_people_are_refused(study):
         found_in(runs)
 
 
-def test_classification_is_judged_on_its_own_data_set(study, tmp_path):
-    for pooling, right in (("gap", "1100"), ("gap+sa-sum", "1110")):
-        for seed in (0, 1):
-            record = {"correct": right * 50, "curves": [{"seconds": 3600}, {"seconds": 1800}]}
-            write_json(tmp_path / "runs" / f"{pooling}-seed{seed}.json", record)
-    (tmp_path / "runs" / "gap-seed0.json.superseded").write_text("{}")
-    samples = findings.classification_samples(tmp_path / "runs")
+def test_classification_is_judged_on_its_own_data_set(study):
+    curves = pd.DataFrame({"seconds": [3600, 1800]})
+    runs = [
+        ClassificationRun(pooling, seed, curves, np.tile(right, 50), {})
+        for pooling, right in (("gap", [True, True, False, False]), ("gap+sa-sum", [True, True, True, False]))
+        for seed in (0, 1)
+    ]
+    samples = findings.classification_samples(runs)
     assert {pooling: list(own) for pooling, own in samples.items()} == {"gap": [0, 1], "gap+sa-sum": [0, 1]}
-    assert samples["gap"][0].hours == 1.5
+    assert samples["gap"][0].hours == 1.5 and samples["gap"][0].name == "gap-seed0"
     frame = found_in([make(study, "baseline", 0.5)], classified=samples)
     row = row_of(frame, "SA classifies")
     assert row["data_set"] == findings.CIFAR and row["difference"] == pytest.approx(0.25)
     assert len(frame[frame["data_set"] == findings.CIFAR]) == 1
-    assert findings.classification_samples(tmp_path / "nowhere") == {}
 
 
 # ---------------------------------------------------------------------------------------------------- as text

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -257,6 +258,10 @@ def test_a_damaged_state_file_puts_the_step_out_of_date(checkout):
     for content in ("", "{}", "[]", "{", "null"):
         product.write_text(content)
         assert plan(checkout, [first]) == {"10_first/a": "run: missing or damaged: runs/a/metrics.json"}
+        folder = replace(first, produces=("runs/a",))
+        assert plan(checkout, [folder]) == {"10_first/a": "run: missing or damaged: runs/a"}, "its records"
+    product.write_text("1")
+    assert plan(checkout, [folder]) == {"10_first/a": "up to date"}
 
 
 @pytest.mark.parametrize("way", ["root", "steps", "notebooks/10_first", "runs", "runs/a"])
