@@ -89,6 +89,7 @@ def steps(request: Request) -> list[Step]:
             produces=(
                 "tables/data_statistics.csv",
                 "tables/reference_points.csv",
+                "tables/reference_points.json",
                 "figures/data_samples.png",
             ),
             weight=0.3,

@@ -12,8 +12,9 @@ from reidlib.evaluation.measures import COLUMNS, WEIGHTS
 from reidlib.experiment import Housekeeping, ScoringSettings, TrainingSettings
 from reidlib.files import read_json, write_json
 from reidlib.run import Run, RunFiles, read_run
+from reidlib.study.points import keep_points
 from reidlib.study.reference import plan_of
-from reidlib.study.reference_files import keep_points, keep_run
+from reidlib.study.reference_files import keep_run
 from reidlib.study.results import Study
 
 IMAGES = "0" * 16  # fingerprint of the images of a run, unless a test asks for others

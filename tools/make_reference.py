@@ -26,8 +26,9 @@ from reidlib.files import absolute_path  # noqa: E402
 from reidlib.settings import ConfigError, choose  # noqa: E402
 from reidlib.study.command_line import named_values  # noqa: E402
 from reidlib.study.pipeline import KEEP_MEMORY, THREAD_VARIABLES  # noqa: E402
+from reidlib.study.points import keep_points, kept_points  # noqa: E402
 from reidlib.study.reference import PLANS, ReferencePlan, plan_of  # noqa: E402
-from reidlib.study.reference_files import is_kept, keep_points, keep_run, kept_points  # noqa: E402
+from reidlib.study.reference_files import is_kept, keep_run  # noqa: E402
 from reidlib.study.results import REFERENCE, Study  # noqa: E402
 from reidlib.study.runs import study_dataset  # noqa: E402
 

@@ -29,7 +29,8 @@ from reidlib.files import FileError
 from reidlib.run import Run, StaleRunError
 from reidlib.settings import ConfigError, choose
 from reidlib.study.alike import differences, differences_in_words, left_out_sentences
-from reidlib.study.reference_files import kept_points, read_kept_run, without_paths
+from reidlib.study.points import kept_points
+from reidlib.study.reference_files import read_kept_run, without_paths
 from reidlib.study.results import REFERENCE
 from reidlib.switches import SWITCHES
 

@@ -1,6 +1,6 @@
 """The small files of reference runs, which are committed: writes them, and says whether a run is there.
 
-results/reference/<study>/reference_points.json     scores without learning
+results/reference/<study>/reference_points.json     scores without learning, see reidlib.study.points
                           runs/<run>/weights.json   as in reidlib.run; no weights, embeddings or images
                                      scores.json
                                      metrics.json   also "finished", the time when the run was finished
@@ -24,7 +24,6 @@ from reidlib.run import Run, RunFiles, StaleRunError, read_run
 if TYPE_CHECKING:
     import pandas as pd
 
-POINTS = "reference_points.json"
 _FACTS = ("finished", "made_by", "train_seconds", "score_seconds", "query_images")
 # An absolute path in a text: of Unix, of a home folder, or of Windows.
 _PATH = re.compile(r"(?<![\w./\\~:])(?:~?/|~\w+/|[A-Za-z]:[\\/])[^\s'\"]+")
@@ -86,24 +85,6 @@ def read_kept_run(folder: Path) -> Run:
     if content.count(b"\n") != run.metrics["query_images"] + 1:
         raise FileError(f"The file {kept.queries} does not have the {run.metrics['query_images']} queries.")
     return run
-
-
-def keep_points(points: "pd.DataFrame", images: str, root: Path) -> None:
-    """Writes the scores without learning (`reidlib.evaluation.reference_points`).
-
-    Args:
-        images: the fingerprint of the test images that they are of.
-    """
-    write_json(root / POINTS, {"data": images, "points": points.to_dict("records")})
-
-
-def kept_points(root: Path, images: str) -> list[dict[str, Any]]:
-    """The rows of `keep_points`; [] if there are none of these test images."""
-    try:
-        content = read_json(root / POINTS)
-        return content["points"] if content["data"] == images else []
-    except (FileError, KeyError, TypeError):
-        return []
 
 
 def without_paths(data: Any) -> Any:

@@ -203,19 +203,22 @@ def require_run(study: Study, method: str, seed: int = 0) -> Path:
     folder = study.run(method, seed)
     if RunFiles(folder).metrics.is_file():
         return folder
-    command = f"python run_all.py --profile {study.profile} --dataset {study.dataset} --methods {method}"
-    command += f" --seeds {seed}" if seed else ""
-    command += " --data-root DIR" if study.dataset == "folder" else ""
-    command += (
-        ""
-        if study.root.parent == REPOSITORY / "results"
-        else f" --results {shlex.quote(str(study.root.parent))}"
-    )
+    command = command_of(study, f"--methods {method}" + (f" --seeds {seed}" if seed else ""))
     state = "is unfinished" if folder.exists() else "does not exist"
     raise MissingRunError(
         f"The run {method}-seed{seed} of the study {study.root.name} {state} ({folder}). "
         f"Make it with: {command} --only 10_train"
     )
+
+
+def command_of(study: Study, options: str = "") -> str:
+    """The command line that runs a study, with these options. Of a folder of images it says only DIR."""
+    command = f"python run_all.py --profile {study.profile} --dataset {study.dataset}"
+    command += f" {options}" if options else ""
+    command += " --data-root DIR" if study.dataset == "folder" else ""
+    if study.root.parent == REPOSITORY / "results":
+        return command
+    return f"{command} --results {shlex.quote(str(study.root.parent))}"
 
 
 def checked_name(name: str, what: str) -> str:
