@@ -243,6 +243,15 @@ def experiment_for(
         ) from None
 
 
+def experiment_for_file(method: str, **settings: Any) -> Experiment:
+    """`experiment_for` of released weights that are only scored.
+
+    Their embeddings are float32, as the originals were, whatever the profile takes for its own runs. Asked
+    for, another precision counts.
+    """
+    return experiment_for(method, **{"embedding_precision": "float32", **settings})
+
+
 def _resolved(method: str, profile: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """All settings of a row or variant, layer upon layer and not validated, without the LABELS."""
     variant = VARIANTS.get(method)

@@ -18,12 +18,14 @@ import pandas as pd
 import pytest
 from made_up_runs import IMAGES, fabricate
 
-from reidlib.config import METHODS
+from reidlib.config import METHODS, PROFILES, experiment_for_file
+from reidlib.datasets import load_dataset
 from reidlib.experiment import Housekeeping, ScoringSettings, TrainingSettings
 from reidlib.files import REPOSITORY, file_digest
 from reidlib.run import StaleRunError
 from reidlib.settings import ConfigError
 from reidlib.study import reference
+from reidlib.study.points import keep_points
 from reidlib.study.results import MissingRunError, Study
 from reidlib.study.runs import belonging, finished_runs, load_run, runs_by_dataset
 
@@ -222,7 +224,7 @@ def shown(study, root, monkeypatch):
     """A call that runs a notebook's code on the study (until a cell) → what it displays, and its figures."""
     point = {"rank1": 0.2, "rank1_low": 0.1, "rank1_high": 0.3, "rank5": 0.4, "map": 0.1, "minp": 0.02}
     references = pd.DataFrame([{"method": "colour histogram", **point, "map_low": 0.05, "map_high": 0.15}])
-    study.save_table(references, "reference_points")
+    keep_points(references, load_dataset("folder", root).fingerprints["test"], study.tables)
 
     def run(notebook, *, until="", **parameters):
         outputs = []
@@ -304,6 +306,50 @@ def test_notebooks_name_and_leave_out_what_does_not_belong(
     assert "90.0" not in (study.tables / f"{table}.csv").read_text()
     with pytest.raises(StaleRunError, match=f"{reference}-seed0 does not fit"):
         shown(notebook, overrides={"epochs": 3})
+
+
+@pytest.mark.parametrize(("notebook", "reference", "method", "table"), TABLES)
+def test_points_of_other_images_are_not_drawn_beside_the_runs(
+    shown, made, study, notebook, reference, method, table
+):
+    """01_data was run last with another data root."""
+    made(reference)
+
+    def drawn():
+        outputs = shown(notebook)
+        (figure,) = (output for output in outputs if isinstance(output, plt.Figure))
+        labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        return "colour histogram" in labels, any("without learning are left out" in a for a in pages(outputs))
+
+    assert drawn() == (True, False)
+    file = study.tables / "reference_points.json"
+    file.write_text(file.read_text().replace('"data": "', '"data": "0'))
+    assert drawn() == (False, True)
+    file.write_text("{}")
+    assert drawn() == (False, True)
+
+
+def test_released_weights_are_scored_in_float32_unless_asked_otherwise(shown, tmp_path):
+    """The demo takes "auto" for its own runs, which is bfloat16 on some machines."""
+
+    def precision(**parameters):
+        outputs = shown("10_train", until="settings", **parameters)
+        table = outputs[-1].data.set_index("setting")["here"]
+        return table.get("embedding_precision", "float32")  # the default is not in the table
+
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"")
+    assert precision() == "auto"
+    assert precision(checkpoint=str(weights)) == "float32"
+    assert precision(checkpoint=str(weights), overrides={"embedding_precision": "auto"}) == "auto"
+
+
+def test_released_weights_have_float32_under_every_profile():
+    for profile in PROFILES:
+        for method in ("abdnet", "pfsa"):
+            assert experiment_for_file(method, profile=profile).embedding_precision == "float32"
+            asked = experiment_for_file(method, profile=profile, embedding_precision="bfloat16")
+            assert asked.embedding_precision == "bfloat16"
 
 
 @pytest.fixture
