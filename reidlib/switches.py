@@ -442,15 +442,19 @@ SWITCHES: tuple[Switch, ...] = (
 
 # What the released ABD-Net command line offers and this study has no setting for, with the reason.
 LEFT_OUT: dict[str, str] = {
-    "--branches np dan": "two other branches; neither paper nor any row of its tables has them",
+    "--branches np dan; --np-dim, --np-np, --np-with-global, --np-max-pooling; --dan-dim, --dan-dan, "
+    "--dan-dan-no-head": "two other branches; neither paper nor any row of its tables has them",
+    "--global-dim other than --abd-dim": "both are `embedding_dim`: no row has two sizes",
     "--arch densenet…": "another backbone, in no row of the ablation",
-    "--optim rmsprop, amsgrad; --sgd-dampening, SGD without Nesterov; --adam-beta1, --adam-beta2; --gamma": (
-        "no published command uses them"
-    ),
+    "--optim rmsprop, amsgrad; --rmsprop-alpha; --sgd-dampening, SGD without --sgd-nesterov; --adam-beta1, "
+    "--adam-beta2; --gamma": "no published command uses them",
     "--fixbase, --open-layers": "the warm-up has its own list of new layers; nothing else is frozen",
     "--lambda-xent": "the weight of the cross-entropy is 1 in every row",
-    "-s with several names": "one training set a run",
+    "--source-names, --target-names with several; --split-id": "a run has one training set and one test "
+    "set, each with one split",
     "--htri-only": "the triplet loss without cross-entropy: no row trains so",
+    "--start-eval": "where epochs are scored at all (`score_test_every`), the first ones are, too",
+    "--start-epoch, --resume": "an interrupted run goes on by itself",
     "--cuhk03-classic-split": "CUHK03's old protocol with 20 splits: the study reads the new one, and scores "
     "its images by the classic metric, too (`single_shot`)",
     "--seq-len, --sample-method, --pool-tracklet-features": "video data sets",

@@ -148,10 +148,10 @@ def check(name, **given):
 WRONG = {  # by type of the default
     str: (None, True, 5, 1.5, ["x"], {"x": 1}),
     int: (None, True, "1", "x", 1.5, -1, 10**12, [1], {}),
-    list: (None, "0", "[0]", 5, [], [-1], ["x"], [1.5], {}),
+    list: (None, "0", "[0]", 5, [], [-1], [0, 0], [1, 0, 1], ["x"], [1.5], {}),
     dict: (None, "{'epochs': 3}", "x", 5, ["x"], {1: 2}),
 }
-SUFFIXES = {"figures": ".png", "tables": ".csv", "explorer": ".json"}
+SUFFIXES = {"figures": (".png",), "tables": (".csv", ".json"), "explorer": (".json",)}
 PATHS_OF_NOBODY = ("~nobody-of-that-name/x", "x" * 5000, "a/" * 4000)
 
 
@@ -183,6 +183,8 @@ def test_what_papermill_passes_wrongly_is_said_with_the_option_that_passes_it():
         with pytest.raises(ParameterError) as error:
             check_values(**{parameter: value})
         assert option in str(error.value)
+    with pytest.raises(ParameterError, match=r"seeds = \[0, 0\]: expected one or more different whole"):
+        check_values(seeds=[0, 0])
     with pytest.raises(ParameterError) as error:
         check_values(people=1000)
     assert "papermill" not in str(error.value)
@@ -309,10 +311,17 @@ def test_what_a_step_produces_is_announced_in_its_notebook(tmp_path):
                 entry = f"runs/{name}/"
                 with_runs.add(step.notebook)
             else:
-                entry = f"{folder}/{name.removesuffix(SUFFIXES[folder])}"
+                assert Path(name).suffix in SUFFIXES[folder]
+                entry = f"{folder}/{Path(name).stem}"
             assert entry in listed, f"{step.name}: {entry}"
     listing = {name for name in NOTEBOOKS if any(entry.startswith("runs/") for entry in announced(name))}
     assert listing == with_runs
+
+
+def test_the_disputed_order_of_the_published_columns_is_said_beside_ours():
+    (text,) = [cell.source for cell in NOTEBOOKS["31_class_activation_maps"].cells if cell.id == "maps-text"]
+    said = text.partition("\n\n")[2].partition("\n\n")[0]
+    assert "disputed" in said and "image, GAP, SA;" in said and "image, SA, GAP." in said
 
 
 def test_no_notebook_names_a_machine():

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from scipy.spatial.distance import pdist
 
-from reidlib.config import run_of
+from reidlib.config import run_of, title_of
 from reidlib.datasets.types import ReidDataset
 from reidlib.devices import autocast
 from reidlib.evaluation.distance_blocks import Labels
@@ -28,8 +28,17 @@ from reidlib.progress import track_progress
 from reidlib.run import DID_NOT_LEARN, Run
 from reidlib.settings import ConfigError
 from reidlib.show.learning import learned
-from reidlib.show.paired import DIFFERS, NO_VERDICT, SMALL, PairedEffect, corrected_p, paired_effect, verdict
-from reidlib.show.text import DASH, NOT_RUN, p_value, points
+from reidlib.show.paired import (
+    DIFFERS,
+    NO_VERDICT,
+    SMALL,
+    PairedEffect,
+    by_seed,
+    corrected_p,
+    paired_effect,
+    verdict,
+)
+from reidlib.show.text import DASH, NOT_COMPUTED, NOT_RUN, numbered_seeds, p_value, points
 from reidlib.statistics import interval_columns
 from reidlib.switches import RELEASED, SWITCHES, Switch
 from reidlib.training.epoch import augmentation_of
@@ -69,10 +78,11 @@ def untrained_effects(
         images: number of query images whose distances are compared.
 
     Returns:
-        One row for each side that is not the released one: paper, number, name, side, what; loss_written and
-        loss_released, of that side and the released one; gradient_cosine, between their gradients over the
-        parameters that both have; gradient_ratio of their norms (that side / released); distance_change, the
-        relative root-mean-square change of the distances between query images.
+        One row for each side that is not the released one: paper, number, name, side, what; seed, of the run
+        whose weights these are; loss_written and loss_released, of that side and the released one;
+        gradient_cosine, between their gradients over the parameters that both have; gradient_ratio of their
+        norms (that side / released); distance_change, the relative root-mean-square change of the distances
+        between query images.
     """
     chosen = [switch for switch in SWITCHES if switch.is_trained and switch.base in runs]
     bases = dict.fromkeys(switch.base for switch in chosen)
@@ -107,9 +117,10 @@ def untrained_effects(
             }
             for other in switch.others:
                 if other in steps:
-                    rows.append({**names_of(switch, other), **compare_steps(steps[other], steps[RELEASED])})
+                    found = compare_steps(steps[other], steps[RELEASED])
+                    rows.append({**names_of(switch, other), "seed": runs[base].seed, **found})
             bar.update(1)
-    return pd.DataFrame(rows, columns=[*_NAMES, *_IN_A_STEP])
+    return pd.DataFrame(rows, columns=[*_NAMES, "seed", *_IN_A_STEP])
 
 
 def possible_sides(own: Experiment, switch: Switch) -> dict[str, Experiment]:
@@ -328,6 +339,7 @@ def untrained_table(effects: pd.DataFrame) -> pd.DataFrame:
             "paper": effects["paper"],
             "no.": effects["number"],
             "what": effects["what"],
+            "seed": effects["seed"],
             "loss": [f"{value:.4g}" for value in effects["loss_written"]],
             "released": [f"{value:.4g}" for value in effects["loss_released"]],
             "cosine": [f"{value:.3f}" for value in effects["gradient_cosine"]],
@@ -336,6 +348,17 @@ def untrained_table(effects: pd.DataFrame) -> pd.DataFrame:
                 DASH if np.isnan(value) else f"{100 * value:.2g} %" for value in effects["distance_change"]
             ],
         }
+    )
+
+
+def untrained_sentence(effects: pd.DataFrame) -> str:
+    """Of which seeds the weights in `untrained_effects` are, in words."""
+    seeds = sorted(set(effects["seed"]))
+    if not seeds:
+        return "No side of a switch can be compared on the weights that are there."
+    return (
+        f"These are the weights of {numbered_seeds(seeds)} alone, because each further one takes as long "
+        "again: how far other trainings would move these numbers is not known here."
     )
 
 
@@ -361,6 +384,7 @@ def trained_effects(
         runs: the finished runs of rows and variants. They must belong together: the same data, and the
             settings of their row or variant with `overrides` (`study.runs.belonging` chooses them).
         dataset: their data.
+        seeds: those to compare. One that is named twice counts once.
         overrides: settings that replace the profile's in every run.
         cache: folder of decoded images and embeddings.
         scoring: also the switches of scoring. They need the runs' weights, embeddings and images.
@@ -372,14 +396,22 @@ def trained_effects(
         of one seed over people); map_by_seed (list); p (two-sided, of mAP, Holm-corrected over the rows of
         several seeds; NaN for one); verdict (`paired.verdict`, "noise", or why there is nothing to compare).
         NaN if a side was not run. A seed of which a side did not learn does not count.
+
+    Raises:
+        PairingError: two runs of a method have the same seed.
     """
-    rows, found_effects, known = [], [], {(run.method, run.seed): run for run in runs}
+    rows, found_effects = [], []
+    known = {
+        (method, seed): run
+        for method in {run.method for run in runs}
+        for seed, run in by_seed(one for one in runs if one.method == method).items()
+    }
     chosen = [switch for switch in SWITCHES if switch.is_trained or (scoring and switch.effect == "scoring")]
     for switch in chosen:
         for side in switch.others:
             methods, nothing = _compared_methods(switch, side, profile, overrides or {})
             pairs = []
-            for seed in seeds if methods else ():
+            for seed in dict.fromkeys(seeds) if methods else ():
                 found = tuple(known.get((method, seed)) for method in methods)
                 if all(found) and len(learned(found)) < len(found):
                     nothing = DID_NOT_LEARN
@@ -478,7 +510,10 @@ def _columns(effect: PairedEffect) -> dict[str, Any]:
 
 
 def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
-    """`trained_effects` as text, in points; "not run" if a side was not run. One seed's interval is named."""
+    """`trained_effects` as text, in points. One seed's interval is named.
+
+    "not run" if a side was not run, "not computed" if the settings of this call leave nothing to compare.
+    """
 
     def difference(row: pd.Series, key: str) -> str:
         bounds = (row[f"{key}_difference{bound}"] for bound in ("", "_low", "_high"))
@@ -487,8 +522,9 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, row in effects.iterrows():
         run = row["seeds"] > 0
-        missing = DID_NOT_LEARN if row["verdict"] == DID_NOT_LEARN else NOT_RUN
-        by_seed = ", ".join(f"{100 * value:+.1f}" for value in row["map_by_seed"]) if run else missing
+        reasons = {DID_NOT_LEARN: DID_NOT_LEARN, IMPOSSIBLE: NOT_COMPUTED, SAME_HERE: NOT_COMPUTED}
+        missing = reasons.get(row["verdict"], NOT_RUN)
+        each = ", ".join(f"{100 * value:+.1f}" for value in row["map_by_seed"]) if run else missing
         rows.append(
             {
                 "paper": row["paper"],
@@ -499,7 +535,7 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
                 else missing,
                 "rank-1 [95 %]": difference(row, "rank1") if run else missing,
                 "mAP [95 %]": difference(row, "map") if run else missing,
-                "by seed": by_seed,
+                "by seed": each,
                 "p (Holm)": p_value(row["p"]) if run else missing,
                 "verdict": row["verdict"],
             }
@@ -541,15 +577,25 @@ def switch_sentence(effects: pd.DataFrame) -> str:
     return text + unknown
 
 
-def ties_sentence(run: Run, dataset: ReidDataset) -> str:
-    """How much mAP changes if gallery images at the same distance share a rank, as in scikit-learn."""
-    labels = Labels(*people_and_cameras(dataset))
-    shared = average_precision_with_shared_ranks(run.embeddings["query"], run.embeddings["gallery"], labels)
-    change = np.abs(shared - run.queries["average_precision"].to_numpy(float))
-    moved = int((change > 1e-6).sum())
+def ties_sentence(runs: Sequence[Run], dataset: ReidDataset) -> str:
+    """How much mAP changes if gallery images at the same distance share a rank, as in scikit-learn.
+
+    Args:
+        runs: of one method, one or more, with their embeddings; all of them count.
+    """
+    labels, moved, changes, scored = Labels(*people_and_cameras(dataset)), [], [], 0
+    for run in runs:
+        own = run.queries["average_precision"].to_numpy(float)
+        shared = average_precision_with_shared_ranks(
+            run.embeddings["query"], run.embeddings["gallery"], labels
+        )
+        moved.append(int((np.abs(shared - own) > 1e-6).sum()))
+        changes.append(100 * abs(np.nanmean(shared) - np.nanmean(own)))
+        scored = int(np.isfinite(own).sum())
+    up_to = "up to " if len(runs) > 1 else ""
     return (
         "The released spatial-attention code takes its mAP from scikit-learn, where gallery images at the "
-        f"same distance share a rank. On the embeddings of {run.name} that changes the average precision of "
-        f"{moved} of {np.isfinite(change).sum()} queries, and mAP by "
-        f"{100 * abs(np.nanmean(shared) - run.metrics['map']):.1g} points."
+        f"same distance share a rank. On the embeddings of {title_of(runs[0].method)}, "
+        f"{numbered_seeds([run.seed for run in runs])}, that changes the average precision of "
+        f"{up_to}{max(moved)} of {scored:,} queries, and mAP by {up_to}{max(changes):.1g} points."
     )

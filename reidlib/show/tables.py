@@ -1,14 +1,16 @@
 """Makes tables from the runs' files and data/paper/*.csv; nothing is trained or embedded here.
 
-Percentages are written as in the papers. "–" means not published, "not run" not trained here. A row shows all
-its runs: of several seeds mean ± standard deviation, of one seed its value with an interval over people. The
-runs of a table must belong together (`study.runs.belonging` chooses them). Of runs that did not learn, the
-cells say so (`show.learning`).
+Percentages are written as in the papers. "–" means not published, "not run" not trained here, "not computed"
+that a setting of this call, such as rerank = False, switched this number of ours off. A row shows all its
+runs: of several seeds mean ± standard deviation, of one seed its value with an interval over people. The runs
+of a table must belong together (`study.runs.belonging` chooses them). Of runs that did not learn, the cells
+say so (`show.learning`).
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 
@@ -17,7 +19,15 @@ from reidlib.datasets import DATASET_TITLES
 from reidlib.experiment import Experiment
 from reidlib.run import DID_NOT_LEARN, Run
 from reidlib.show.learning import learned, marked, over_learned
-from reidlib.show.paired import DIFFERS, NO_VERDICT, SMALL, corrected_p, paired_effect, verdict
+from reidlib.show.paired import (
+    DIFFERS,
+    NO_VERDICT,
+    SMALL,
+    by_seed,
+    corrected_p,
+    paired_effect,
+    verdict,
+)
 from reidlib.show.published import (
     PAPER_COLUMN,
     SVD_ROW,
@@ -28,9 +38,11 @@ from reidlib.show.published import (
 )
 from reidlib.show.text import (
     DASH,
+    NOT_COMPUTED,
     NOT_RUN,
     effect_points,
     in_markdown,
+    numbered_seeds,
     p_value,
     percent,
     percent_of_seeds,
@@ -67,16 +79,17 @@ def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
 def seeds_table(runs: Sequence[Run]) -> pd.DataFrame:
     """rank-1 and mAP (%) of each method over its seeds: mean ± standard deviation, Student's 95 % interval.
 
-    Re-ranked scores follow in a row of their own. One seed has neither deviation nor interval: how much the
-    method varies between seeds is then unknown.
+    Re-ranked scores follow in a row of their own; if this call switched them off, it says so. One seed has
+    neither deviation nor interval: how much the method varies between seeds is then unknown.
     """
     rows = []
     for method, members in by_method(runs).items():
         for reranked in (False, True):
-            if reranked and not all(run.metrics["reranked"] for run in members):
+            computed = not reranked or all(run.metrics["reranked"] for run in members)
+            if not computed and not _is_reranked(method):
                 continue
             cells = {
-                name: _over_seeds(members, key, reranked)
+                name: _over_seeds(members, key, reranked) if computed else NOT_COMPUTED
                 for key, name in (("rank1", "rank-1"), ("map", "mAP"))
             }
             title = title_of(method) + (", re-ranked" if reranked else "")
@@ -100,8 +113,7 @@ def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def seeds_in_words(runs: Sequence[Run]) -> str:
     """The seeds of these runs: "seed 0", "seeds 0, 1, 2"."""
-    seeds = sorted({run.seed for run in runs})
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    return numbered_seeds(run.seed for run in runs)
 
 
 def scores_frame(runs: Sequence[Run], references: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -127,7 +139,7 @@ def scores_frame(runs: Sequence[Run], references: pd.DataFrame | None = None) ->
     frame = pd.DataFrame(rows).assign(reference=False)
     return (
         frame
-        if references is None
+        if references is None or references.empty
         else pd.concat([frame, references.assign(reference=True, seeds=1, learned=True)], ignore_index=True)
     )
 
@@ -148,28 +160,51 @@ def reference_table(references: pd.DataFrame) -> pd.DataFrame:
 
 
 def metrics_table(run: Run) -> pd.DataFrame:
-    """One run's metrics, beside what its paper reports for the same row and data set, if anything."""
+    """One run's metrics, beside what its paper reports for the same row and data set, if anything.
+
+    Published numbers that are re-ranked stand beside our re-ranked ones. If this call has none, ours are "not
+    computed", and the scores without re-ranking follow.
+    """
     paper = published_result(run.method, run.experiment.dataset)
-    ours = run.metrics
-    if paper.get("reranked"):  # then ours must be, too
-        ours, paper = (run.metrics["reranked"], paper) if run.metrics["reranked"] else (run.metrics, {})
-    rows = [
-        {
-            "metric": label + (", re-ranked" if ours is not run.metrics else ""),
-            "ours [95 %]": marked(run, percent(ours[key], ours.get(f"{key}_interval"))),
-            "paper": as_published(paper.get(key, float("nan"))),
-            "difference": DASH
-            if run.learned is False
-            else difference_from_paper(ours[key], paper.get(key, float("nan"))),
-        }
-        for key, label in (("rank1", "rank-1"), ("rank5", "rank-5"), ("map", "mAP"), ("minp", "mINP"))
-    ]
+    if not paper.get("reranked"):
+        rows = _metrics_beside(run, run.metrics, paper)
+    else:
+        rows = _metrics_beside(run, run.metrics["reranked"], paper, ", re-ranked")
+        rows += [] if run.metrics["reranked"] else _metrics_beside(run, run.metrics, {})
     shots = run.metrics["single_shot"] or {}  # CUHK03's classic protocol
     for key, label in (("rank1", "rank-1"), ("rank5", "rank-5"), ("map", "mAP")):
         if key in shots:
             cells = {"ours [95 %]": marked(run, percent(shots[key])), "paper": DASH, "difference": DASH}
             rows.append({"metric": f"{label}, single shot", **cells})
     return pd.DataFrame(rows)
+
+
+def _metrics_beside(
+    run: Run, ours: Mapping[str, Any] | None, paper: Mapping[str, float], suffix: str = ""
+) -> list[dict[str, str]]:
+    """Rows of `metrics_table`. ours: the run's scores of one kind; None: switched off."""
+    rows = []
+    for key, label in (("rank1", "rank-1"), ("rank5", "rank-5"), ("map", "mAP"), ("minp", "mINP")):
+        published = paper.get(key, float("nan"))
+        if ours is None:
+            cell, difference = NOT_COMPUTED, DASH if pd.isna(published) else NOT_COMPUTED
+        else:
+            cell = marked(run, percent(ours[key], ours.get(f"{key}_interval")))
+            difference = DASH if run.learned is False else difference_from_paper(ours[key], published)
+        rows.append(
+            {
+                "metric": label + suffix,
+                "ours [95 %]": cell,
+                "paper": as_published(published),
+                "difference": difference,
+            }
+        )
+    return rows
+
+
+def _is_reranked(method: str) -> bool:
+    """Whether the row has re-ranked scores unless a call switches them off."""
+    return experiment_for(method).rerank
 
 
 def ablation_table(runs: Sequence[Run], dataset: str) -> pd.DataFrame:
@@ -211,13 +246,16 @@ def effects_table(runs: Sequence[Run], reference: str) -> pd.DataFrame:
         "–" for one) and verdict (see `paired.verdict`). Empty if no other method has a seed of the reference.
         Seeds of which one side did not learn are not compared; a row without any other has dashes and the
         verdict "did not learn".
+
+    Raises:
+        PairingError: two runs of a method have the same seed.
     """
     of_method = by_method(runs)
-    bases = {run.seed: run for run in of_method.pop(reference, [])}
+    bases = by_seed(of_method.pop(reference, []))
     columns = ["method", "seeds", "rank-1 difference [95 %]", "mAP difference [95 %]", "mAP by seed"]
     rows, effects = [], []
     for method, members in of_method.items():
-        paired = [run for run in members if run.seed in bases]
+        paired = [run for seed, run in by_seed(members).items() if seed in bases]
         if not paired:
             continue
         compared = [run for run in learned(paired) if learned([bases[run.seed]])]
@@ -230,13 +268,13 @@ def effects_table(runs: Sequence[Run], reference: str) -> pd.DataFrame:
             continue
         effect = paired_effect([(run.queries, bases[run.seed].queries) for run in compared])
         effects.append(effect)
-        by_seed = ", ".join(f"{100 * value:+.1f}" for value in effect.map_by_seed)
+        each = ", ".join(f"{100 * value:+.1f}" for value in effect.map_by_seed)
         rows.append(
             row
             | {
                 "rank-1 difference [95 %]": effect_points(effect.rank1, effect.rank1_over_people),
                 "mAP difference [95 %]": effect_points(effect.mean_ap, effect.map_over_people),
-                "mAP by seed": by_seed if len(compared) > 1 else ONE_SEED,
+                "mAP by seed": each if len(compared) > 1 else ONE_SEED,
             }
         )
     frame = pd.DataFrame(rows, columns=columns)
@@ -333,7 +371,7 @@ def pfsa_table(runs: RunsByDataset, profile: str) -> pd.DataFrame:
         cells = {}
         for dataset in PAPER_COLUMN:
             ours = by_method(runs[dataset]).get("pfsa", [])
-            missing = DASH if ours else NOT_RUN  # runs may be scored without re-ranking
+            missing = NOT_COMPUTED if ours else NOT_RUN  # runs may be scored without re-ranking
             for key, label in (("rank1", "rank-1"), ("map", "mAP")):
                 score = _score(ours, key, reranked=reranked)
                 cells[f"{DATASET_TITLES[dataset]} {label}"] = score or missing
@@ -385,10 +423,14 @@ def agreement_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def reranking_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Scores with and without k-reciprocal re-ranking (k₁ 20, k₂ 6, λ 0.3), of the runs that have both."""
+    """Scores with and without k-reciprocal re-ranking (k₁ 20, k₂ 6, λ 0.3), of the rows that have both.
+
+    Rows whose re-ranked scores this call switched off say so.
+    """
     columns = ["method", "seeds", "rank-1", "re-ranked rank-1 [95 %]", "mAP", "re-ranked mAP [95 %]"]
     rows = []
-    for method, members in by_method([run for run in runs if run.metrics["reranked"]]).items():
+    shown = [run for run in runs if run.metrics["reranked"] or _is_reranked(run.method)]
+    for method, members in by_method(shown).items():
         seeds = ", ".join(str(run.seed) for run in members)
         cells = [
             cell
@@ -397,7 +439,7 @@ def reranking_table(runs: Sequence[Run]) -> pd.DataFrame:
                 over_learned(
                     members, lambda known, key=key: percent_of_seeds([run.metrics[key] for run in known])
                 ),
-                _score(members, key, reranked=True),
+                _score(members, key, reranked=True) or NOT_COMPUTED,
             )
         ]
         rows.append(dict(zip(columns, (METHODS[method].title, seeds, *cells), strict=True)))
@@ -465,6 +507,18 @@ def deviations_table() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def baseline_sentence() -> str:
+    """That the form of Table 1's baseline is uncertain, with all forms of its switch (Markdown)."""
+    (switch,) = (switch for switch in SWITCHES if switch.name == "baseline-form")
+    forms = [switch.sides[side].words for side in (RELEASED, *switch.others)]
+    numbered = "; ".join(f"({number}) {words}" for number, words in enumerate(forms, 1))
+    title = METHODS[switch.base].title
+    return (
+        f"**What the paper's “{title}” is, is uncertain.** The sources are {switch.weak}: {numbered}. Here: "
+        f"{switch.here}. Each form is a side of the switch `{switch.name}` in `22_paper_vs_code`."
+    )
+
+
 def left_out_table() -> pd.DataFrame:
     """The options of the released ABD-Net command line without a setting here, with the reason."""
     return pd.DataFrame(LEFT_OUT.items(), columns=["option", "why it is left out"])
@@ -483,7 +537,7 @@ def spatial_ablation_table(runs: Sequence[Run]) -> pd.DataFrame:
         members = ours.get(method, [])
         cells = {
             f"{before}{label} [95 %]": _score(members, key, reranked=reranked)
-            or (DASH if members else NOT_RUN)  # runs may be scored without re-ranking
+            or (NOT_COMPUTED if members else NOT_RUN)  # runs may be scored without re-ranking
             for before, reranked in (("", False), ("re-ranked ", True))
             for key, label in (("rank1", "rank-1"), ("map", "mAP"))
         }
@@ -512,6 +566,8 @@ def run_sentence(run: Run) -> str:
     )
     if metrics["reranked"]:
         text += f" After re-ranking, mAP is {percent(metrics['reranked']['map'])} %."
+    elif _is_reranked(run.method):
+        text += f" Its re-ranked scores were {NOT_COMPUTED}."
     if run.learned is False:
         text = f"**This run {DID_NOT_LEARN}**: its scores are those of first weights. {text}"
     if metrics.get("checkpoint"):

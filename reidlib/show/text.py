@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -14,6 +14,7 @@ from reidlib.statistics import Interval, seed_summary
 pd.set_option("styler.format.escape", "html")
 
 DASH, NOT_RUN = "–", "not run"
+NOT_COMPUTED = "not computed"  # a setting of the call switched this number of ours off
 
 
 def percent(fraction: float | None, interval: Sequence[float] | None = None) -> str:
@@ -73,6 +74,12 @@ def percent_of_seeds(values: Sequence[float], interval: Sequence[float] | None =
     if over.std is None:
         return percent(over.mean, interval)
     return f"{percent(over.mean)} ± {100 * over.std:.1f} ({over.seeds} seeds)"
+
+
+def numbered_seeds(seeds: Iterable[int]) -> str:
+    """The seeds in words, in ascending order: "seed 0", "seeds 0, 1, 2"."""
+    seeds = sorted(set(seeds))
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def in_markdown(name: str) -> str:

@@ -1,11 +1,24 @@
 """What a comparison of two methods is allowed to say, from made-up queries."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_runs import fabricate
 
 from reidlib.crossed import crossed_effect
-from reidlib.show.paired import corrected_p, over_people, paired_effect, verdict
+from reidlib.run import read_run
+from reidlib.show import tables
+from reidlib.show.paired import (
+    PairingError,
+    by_seed,
+    corrected_p,
+    over_people,
+    paired_effect,
+    verdict,
+)
+from reidlib.study.results import Study
 
 PEOPLE = np.repeat(np.arange(50), 2)
 
@@ -90,3 +103,16 @@ def test_one_seeds_interval_is_over_people_not_queries():
     interval = over_people(gain, np.zeros_like(gain), PEOPLE)
     assert interval.estimate == 0.04 and interval.low == 0 and 0.08 <= interval.high <= 0.12
     assert over_people(np.tile(gain, (2, 1)), np.zeros((2, 100)), PEOPLE) is None
+
+
+def test_a_run_that_is_given_twice_counts_once_and_two_runs_of_a_seed_are_refused(tmp_path):
+    """Otherwise one training would count as two, and get the verdict that one seed does not give."""
+    study = Study("demo", "synthetic", tmp_path / "demo-synthetic")
+    base, other = (fabricate(study, method, value) for method, value in (("baseline", 0.2), ("abdnet", 0.3)))
+    assert by_seed([other, read_run(other.folder), other]) == {0: other}
+    table = tables.effects_table([base, other, base, other], "baseline")
+    assert table[["seeds", "verdict"]].to_numpy().tolist() == [["seed 0", "one seed: no verdict"]]
+    elsewhere = replace(other, folder=tmp_path / "another")
+    for runs in ([base, other, elsewhere], [base, replace(base, folder=tmp_path / "another"), other]):
+        with pytest.raises(PairingError, match="have the seed 0: .*-seed0 and another"):
+            tables.effects_table(runs, "baseline")

@@ -21,6 +21,7 @@ from reidlib.evaluation.embedding import embed
 from reidlib.files import read_json
 from reidlib.images.decoding import load_images
 from reidlib.show import switch_effects
+from reidlib.show.paired import PairingError
 from reidlib.statistics import holm
 from reidlib.study.results import Study
 from reidlib.study.runs import belonging, finished_runs
@@ -160,6 +161,8 @@ def test_sides_that_other_settings_rule_out_are_left_out(runs, made_up, crowd, s
     effects = compared(made_up, crowd, overrides=settings)
     row = effects[(effects["name"] == gone) & (effects["side"] != "without-warm-up")].iloc[0]
     assert row["verdict"] == "not possible with these settings" and row["seeds"] == 0
+    cells = switch_effects.switch_table(effects).loc[row.name].iloc[3:-1]
+    assert set(cells) == {"not computed"}, "training it would not help"
 
 
 def test_every_other_switch_has_an_effect(effects):
@@ -361,15 +364,21 @@ def test_effects_are_reproducible_and_only_of_rows_with_a_run(effects, study, da
 
 
 def test_untrained_effects_as_text(effects):
-    row = {"paper": "PFSA", "number": "2", "name": "sa1", "what": "SA₁"}
+    row = {"paper": "PFSA", "number": "2", "name": "sa1", "what": "SA₁", "seed": 3}
     losses_of_sides = {"loss_written": 12.34567, "loss_released": 0.0001}
     numbers = {"gradient_cosine": 0.98765, "gradient_ratio": 1234.5, "distance_change": 0.0123}
     table = switch_effects.untrained_table(pd.DataFrame([{**row, **losses_of_sides, **numbers}]))
-    assert table.iloc[0].tolist() == ["PFSA", "2", "SA₁", "12.35", "0.0001", "0.988", "1.23e+03", "1.2 %"]
+    assert table.iloc[0].tolist() == [
+        "PFSA", "2", "SA₁", 3, "12.35", "0.0001", "0.988", "1.23e+03", "1.2 %",
+    ]  # fmt: skip
     alone = pd.DataFrame([{**row, **losses_of_sides, **numbers, "distance_change": float("nan")}])
     assert switch_effects.untrained_table(alone).iloc[0, -1] == "–", "a single query image"
     shown = switch_effects.untrained_table(effects)
-    assert len(shown) == len(effects) and not shown.map(lambda cell: "nan" in cell).any().any()
+    assert len(shown) == len(effects) and not shown.map(lambda cell: "nan" in str(cell)).any().any()
+    assert set(shown["seed"]) == {0}
+    sentence = switch_effects.untrained_sentence(pd.DataFrame([{**row, **numbers}] * 2))
+    assert sentence.startswith("These are the weights of seed 3 alone, ")
+    assert "No side" in switch_effects.untrained_sentence(effects.iloc[:0])
 
 
 # -------------------------------------------------------------------------------------------- after training
@@ -425,8 +434,10 @@ def test_without_runs_every_switch_is_not_run(made_up, crowd):
     assert effects[["rank1", "map", "map_difference", "map_by_seed", "p"]].isna().all().all()
     table = switch_effects.switch_table(effects)
     told = table.pop("verdict")
-    assert set(table.iloc[:, 3:].to_numpy().ravel()) == {"not run"}
     same = told[told != "not run"]
+    cells = table.iloc[:, 3:]
+    assert set(cells.drop(index=same.index).to_numpy().ravel()) == {"not run"}
+    assert set(cells.loc[same.index].to_numpy().ravel()) == {"not computed"}, "no run could show it"
     assert effects.loc[same.index, "side"].tolist() == ["without-warm-up"], "demo never warms up"
     assert set(same) == {"the same with these settings"}
     assert "nothing can be said" in switch_effects.switch_sentence(effects)
@@ -481,6 +492,19 @@ def test_effects_by_hand_are_mean_paired_differences_over_seeds(made_up, crowd):
         f"1 of {len(effects)} sides were scored here beside the released one. With several seeds, 0 of 1 "
         "change mAP (over seeds and people together, Holm-corrected, 5 %)."
     )
+
+
+def test_a_seed_that_is_named_twice_counts_once(made_up, crowd):
+    """As two, one training would get a verdict, with an interval of no width."""
+    fabricate(made_up, "abdnet", 0.4)
+    fabricate(made_up, "abdnet.ow-factor.as-written", 0.5)
+    found = of(compared(made_up, crowd, [0, 0]), "ow-factor")
+    assert (found["seeds"], found["verdict"]) == (1, "one seed: no verdict")
+    assert found["map_by_seed"] == pytest.approx([0.1])
+    runs = finished_runs(made_up, variants=True)
+    again = [replace(run, folder=made_up.root / "elsewhere") for run in runs]
+    with pytest.raises(PairingError, match="have the seed 0"):
+        switch_effects.trained_effects([*runs, *again], crowd, [0], "demo", cache=made_up.cache)
 
 
 def test_the_written_side_may_be_the_row(made_up, crowd):
@@ -646,6 +670,35 @@ def test_forms_of_reranking_are_compared_even_if_runs_are_not_reranked(made_up, 
     forms = [{"merge_threshold": 2 / 3, "half_precision": False}, {}]
     written, released = (scoring.rerank(**embeddings, dataset=crowd, **form).mean_ap for form in forms)
     assert written != released and found["map_difference"] == pytest.approx(written - released)
+
+
+def test_how_much_shared_ranks_change_is_said_of_every_seed(made_up):
+    """One query, whose match lies as far away as another image: ours 1/2 by order, scikit-learn's 1/3.
+
+    Query 7 at 0, gallery at 0 (another person), 1 (the match), -1 and 2. For seed 2, nothing is tied: at -3
+    in place of -1, the match is second, 1/2 by both rules.
+    """
+    split = {"query": (np.array([7, 7]), 1), "gallery": (np.array([1, 7, 2, 3]), 2)}
+    tied = SimpleNamespace(
+        **{
+            name: Split(tuple(map(Path, map(str, ids))), ids, np.full(len(ids), camera))
+            for name, (ids, camera) in split.items()
+        }
+    )
+    runs = [
+        fabricate(
+            made_up, "pfsa", [0.5, 0.5], seed=seed,
+            embeddings={"query": np.zeros((2, 1)), "gallery": np.array([[0.0], [1.0], [third], [2.0]])},
+        )
+        for seed, third in ((1, -1.0), (2, -3.0))
+    ]  # fmt: skip
+    alone = switch_effects.ties_sentence(runs[:1], tied)
+    assert "P + DS with SA₂ (published), seed 1, that changes" in alone
+    assert alone.endswith("precision of 2 of 2 queries, and mAP by 2e+01 points."), "50 − 33.3"
+    untied = switch_effects.ties_sentence(runs[1:], tied)
+    assert "seed 2, " in untied and untied.endswith("precision of 0 of 2 queries, and mAP by 0 points.")
+    both = switch_effects.ties_sentence(runs, tied)
+    assert "seeds 1, 2, that changes the average precision of up to 2 of 2 queries, and mAP by up to" in both
 
 
 def test_the_study_of_real_runs(study, dataset, runs):

@@ -11,6 +11,7 @@ from made_up_runs import fabricate
 from reidlib.config import METHODS, PROFILES, title_of
 from reidlib.datasets import DATASET_TITLES, DATASETS
 from reidlib.experiment import Experiment
+from reidlib.files import REPOSITORY
 from reidlib.show import tables
 from reidlib.show.published import PAPER, PAPER_COLUMN, SVD_ROW
 from reidlib.show.text import DASH
@@ -134,7 +135,7 @@ def test_a_run_without_reranking_is_shown(study):
     """With --set rerank=False, a run is scored but not re-ranked."""
     run = fabricate(study, "gap", 0.25, rank1=0.5, settings={"rerank": False})
     row = tables.spatial_ablation_table([run]).set_index("method").loc["GAP"]
-    assert row.tolist() == [DASH, "50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]", DASH, DASH]
+    assert row.tolist() == [DASH, "50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]", *["not computed"] * 2]
 
 
 # -------------------------------------------------------------------------------------------- the comparisons
@@ -208,15 +209,27 @@ def test_pfsa_table_shows_the_seeds_that_there_are(study):
     assert reranked["DukeMTMC-reID mAP"] == "45.0 ± 7.1 (2 seeds)"
 
 
-def test_what_was_scored_without_reranking_is_not_called_not_run(study):
-    """`--set rerank=False` on a data set whose published numbers are re-ranked."""
+def test_what_a_call_switched_off_is_neither_not_run_nor_not_published(study):
+    """`--set rerank=False` on a data set whose published numbers are re-ranked. The paper's stay."""
     run = fabricate(
         on(study, "market1501"), "pfsa", 0.25, rank1=0.5, settings={"rerank": False}, reranked=None
     )
     reranked = tables.pfsa_table(runs_by_dataset(study), "demo").to_dict("records")[-1]
-    assert (reranked["Market-1501 mAP"], reranked["DukeMTMC-reID mAP"]) == (DASH, "not run")
+    assert (reranked["Market-1501 mAP"], reranked["DukeMTMC-reID mAP"]) == ("not computed", "not run")
     table = tables.metrics_table(run).set_index("metric")
     assert table.loc["mAP"].tolist() == ["25.0 [20.0, 30.0]", DASH, DASH]
+    assert table.loc["mAP, re-ranked"].tolist() == ["not computed", "91.7", "not computed"]
+    assert table.loc["mINP, re-ranked"].tolist() == ["not computed", DASH, DASH], "not published"
+    assert tables.reranking_table([run]).iloc[0].tolist() == [
+        METHODS["pfsa"].title, "0", "50.0", "not computed", "25.0", "not computed",
+    ]  # fmt: skip
+    assert tables.seeds_table([run]).iloc[1].tolist() == [
+        f"{METHODS['pfsa'].title}, re-ranked", 1, "not computed", "not computed",
+    ]  # fmt: skip
+    assert "Its re-ranked scores were not computed." in tables.run_sentence(run)
+    plain = fabricate(on(study, "market1501"), "baseline")  # a row that is never re-ranked
+    assert len(tables.seeds_table([plain])) == 1 and tables.reranking_table([plain]).empty
+    assert "re-ranked" not in tables.run_sentence(plain)
 
 
 # ----------------------------------------------------------------------------------- one run beside its paper
@@ -754,3 +767,67 @@ def test_deviations_show_each_setting_with_both_values():
     assert named <= set(Experiment.__dataclass_fields__)
     rows = set(re.findall(r"(?:gap|pfsa)\+\w+", " ".join(table["here"])))
     assert rows and rows <= set(METHODS), "some differences name the rows that show them"
+
+
+def test_what_the_baseline_is_is_said_to_be_uncertain_with_every_form():
+    (switch,) = [switch for switch in SWITCHES if switch.name == "baseline-form"]
+    said = tables.baseline_sentence()
+    assert said.startswith("**What the paper's “Baseline (XE)” is, is uncertain.**")
+    assert len(switch.sides) == 3 and all(side.words in said for side in switch.sides.values())
+    assert switch.weak in said and switch.here in said and "`baseline-form`" in said
+    notebook = (REPOSITORY / "notebooks" / "20_ablation_abdnet.ipynb").read_text(encoding="utf-8")
+    assert "tables.baseline_sentence()" in notebook
+
+
+# ---------------------------------------------------------- options of the released ABD-Net command line
+
+# Option → the settings here that have its effect; (): there is none, so the list of what is left out has it.
+# Options about where and how the program runs are not here: no number depends on them.
+OPTIONS = {
+    "--criterion": ("triplet_weight", "images_per_identity"), "--use-of": ("of_weight",),
+    "--of-beta": ("of_weight",), "--of-start-epoch": ("of_start_epoch",), "--of-position": ("of_positions",),
+    "--use-ow": ("ow_weight",), "--ow-beta": ("ow_weight",), "--shallow-cam": ("shallow_cam",),
+    "--branches global abd": ("global_branch", "attentive_branch"), "--branches np dan": (),
+    "--abd-dim": ("embedding_dim",), "--global-dim": (), "--abd-np": ("stripes",),
+    "--abd-dan": ("cam", "pam"), "--abd-dan-no-head": ("attention_heads",), "--np-dim": (), "--np-np": (),
+    "--np-with-global": (), "--np-max-pooling": (), "--dan-dim": (), "--dan-dan": (), "--dan-dan-no-head": (),
+    "--arch": (), "--global-max-pooling": ("global_pooling",), "--dropout": ("dropout",),
+    "--height": ("height",), "--width": ("width",), "--flip-eval": ("flip_evaluation",),
+    "--eval-freq": ("score_test_every",), "--start-eval": (), "--label-smooth": ("label_smoothing",),
+    "--lambda-htri": ("triplet_weight",), "--lambda-xent": (), "--htri-only": (),
+    "--margin": ("triplet_margin",), "--num-instances": ("images_per_identity",),
+    "--train-sampler": ("images_per_identity",),
+    "--data-augment": ("crop_probability", "erase_probability", "colour_jitter"),
+    "--train-batch-size": ("batch_size",), "--optim": ("optimizer",), "--optim rmsprop, amsgrad": (),
+    "--lr": ("learning_rate",), "--weight-decay": ("weight_decay",), "--momentum": ("momentum",),
+    "--sgd-dampening": (), "--sgd-nesterov": (), "--rmsprop-alpha": (), "--adam-beta1": (),
+    "--adam-beta2": (), "--stepsize": ("milestones",), "--gamma": (), "--max-epoch": ("epochs",),
+    "--fixbase": (), "--fixbase-epoch": ("warmup_epochs",), "--open-layers": (), "--start-epoch": (),
+    "--resume": (), "--load-weights": ("start_from", "start_classifiers"), "--seed": ("seed",),
+    "--source-names": (), "--target-names": (), "--split-id": (), "--cuhk03-labeled": ("dataset",),
+    "--cuhk03-classic-split": (), "--use-metric-cuhk03": ("single_shot",), "--seq-len": (),
+    "--sample-method": (), "--pool-tracklet-features": (),
+}  # fmt: skip
+
+
+def test_every_option_of_the_released_command_line_is_a_setting_or_left_out_with_a_reason():
+    table = tables.left_out_table()
+    assert list(table) == ["option", "why it is left out"]
+    assert (table["why it is left out"].str.len() > 10).all()
+    named = [part for cell in table["option"] for part in re.findall(r"--[a-z0-9-]+", cell)]
+    whole = " ; ".join(table["option"])
+    for option, settings in OPTIONS.items():
+        assert set(settings) <= set(Experiment.__dataclass_fields__), option
+        if not settings:
+            assert option in whole and option.split()[0] in named, f"{option} is in neither list"
+    known = {option.split()[0] for option in OPTIONS}
+    assert {*named} <= known, "an option that the released code does not have"
+    settings = set(Experiment.__dataclass_fields__)
+    for reason in table["why it is left out"]:
+        assert set(re.findall(r"`(\w+)`", reason)) <= settings, reason
+
+
+def test_the_readme_lists_what_is_left_out_with_the_reasons():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("## What deviates")[2]
+    rows = re.findall(r"^  \| (--.*) \| (.*) \|$", text, re.MULTILINE)
+    assert rows == [tuple(row) for row in tables.left_out_table().itertuples(index=False)]
