@@ -68,15 +68,17 @@ def steps(request: Request) -> list[Step]:
         for method in dict.fromkeys([*methods, *sides])
     }
 
-    def shows(notebook: str, needed: tuple[str, ...], *produces: str, seed: int | None = None) -> Step:
+    def shows(
+        notebook: str, needed: tuple[str, ...], *produces: str, seed: int | None = None, **more: object
+    ) -> Step:
         """A step that shows runs: every seed's, or those of one seed, its parameter.
 
-        It needs those of them that are part of this call.
+        It needs those of them that are part of this call. more: parameters of this notebook alone.
         """
         needs = [
             step.name for (method, own), step in training.items() if method in needed and seed in (None, own)
         ]
-        parameters = {**place, "overrides": overrides} | ({} if seed is None else {"seed": seed})
+        parameters = {**place, "overrides": overrides} | ({} if seed is None else {"seed": seed}) | more
         return Step(
             notebook, notebook, parameters, ("01_data", *needs), produces, weight=0.1, reads=PUBLISHED
         )
@@ -160,6 +162,19 @@ def steps(request: Request) -> list[Step]:
             "figures/ranking_gallery.png",
             "figures/gallery_size.png",
             seed=seeds[0],
+        ),
+        shows(
+            "34_failures",
+            methods,
+            "figures/cmc.png",
+            "figures/failures_cameras.png",
+            # what only the renderer knows
+            *(["figures/failures_attributes.png"] if study.dataset == "synthetic" else []),
+            "figures/worst_queries.png",
+            "tables/worst_queries.csv",
+            "figures/embeddings_2d.png",
+            method="abdnet" if "abdnet" in methods else methods[0],
+            people=12,
         ),
         shows(
             "35_explorer",

@@ -1,6 +1,10 @@
 """Draws matplotlib figures from arrays and tables. Nothing here reads a file or knows a run."""
 
-from reidlib.show.drawing import literally, use_own_settings  # first: it decides how matplotlib starts
+from reidlib.show.drawing import (
+    described,
+    literally,
+    use_own_settings,
+)  # first: it decides how matplotlib starts
 
 # isort: split
 
@@ -253,69 +257,6 @@ def heat_triplets(
     return figure
 
 
-def ranking_gallery(
-    queries: np.ndarray,
-    gallery: np.ndarray,
-    rankings: Sequence[tuple[np.ndarray, np.ndarray]],
-    names: Sequence[str],
-    title: str,
-) -> Figure:
-    """Queries and their first gallery images by several models. Matches are green with ✓, others red with ✗.
-
-    Args:
-        queries: (N, H, W, 3) bytes.
-        gallery: (G, H, W, 3) bytes.
-        rankings: for each model what `rank_gallery` returns: indices (N, K) into the gallery, and matches
-            (N, K) bool. Where the index is -1, the gallery has no more images, and the cell stays empty.
-    """
-    people, top = rankings[0][0].shape
-    height, width = queries.shape[1:3]
-    cell = 0.82
-    rows = people * len(names)
-    ratios = [1.0, 0.3] + [1.0] * top
-    figure, axes = plt.subplots(
-        rows,
-        top + 2,
-        figsize=(cell * sum(ratios) + 2.2, cell * height / width * rows + 0.9),
-        width_ratios=ratios,
-        squeeze=False,
-        gridspec_kw={"wspace": 0.1, "hspace": 0.05},
-    )
-    figure.subplots_adjust(
-        left=2.2 / (cell * sum(ratios) + 2.2), right=0.99, top=1 - 0.75 / figure.get_figheight(), bottom=0.01
-    )
-    for row in range(rows):
-        person, model = divmod(row, len(names))
-        axes[row, 1].axis("off")
-        if model == 0:
-            _framed(axes[row, 0], queries[person], QUERY, "query")
-        else:
-            axes[row, 0].axis("off")
-        axes[row, 0].text(
-            -0.15,
-            0.5,
-            literally(names[model]),
-            transform=axes[row, 0].transAxes,
-            ha="right",
-            va="center",
-            fontsize=9,
-        )
-        for rank, (index, right) in enumerate(zip(*(part[person] for part in rankings[model]), strict=True)):
-            axis = axes[row, 2 + rank]
-            if index < 0:
-                axis.set_box_aspect(height / width)
-                axis.axis("off")
-            else:
-                _framed(axis, gallery[index], RIGHT if right else WRONG, "✓" if right else "✗")
-            if row == 0:
-                axis.set_title(f"rank {rank + 1}", fontsize=9)
-        if model == 0 and person:
-            line = axes[row, 0].get_position().y1 + 0.06 / figure.get_figheight()
-            figure.add_artist(plt.Line2D([0.01, 0.99], [line, line], color="#bbbbbb", linewidth=0.8))
-    figure.suptitle(literally(title), fontsize=11)
-    return figure
-
-
 def gallery_sizes(frames: Mapping[str, pd.DataFrame], title: str) -> Figure:
     """rank-1 and mAP against the number of other images in the gallery, one line per method.
 
@@ -327,10 +268,10 @@ def gallery_sizes(frames: Mapping[str, pd.DataFrame], title: str) -> Figure:
         sizes.pop(-2)  # its label would run into the last one's
     distractors = any(frame["distractors"].any() for frame in frames.values())
     below = "other images in the gallery" + ("; hollow: with distractors" if distractors else "")
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(2, figsize=(3.9, 6.2), layout="constrained")
     for axis, key, label in zip(axes, ("rank1", "map"), ("rank-1", "mAP"), strict=True):
         for number, (name, frame) in enumerate(frames.items()):
-            colour, marker = f"C{number}", "osD^v"[number % 5]
+            colour, marker = _look(number)
             axis.plot(frame["other_images"], 100 * frame[key], color=colour, linewidth=1.5)
             for hollow, points in frame.groupby("distractors"):
                 axis.plot(
@@ -342,28 +283,27 @@ def gallery_sizes(frames: Mapping[str, pd.DataFrame], title: str) -> Figure:
                     markerfacecolor="white" if hollow else colour,
                     label="" if hollow and not frame["distractors"].all() else literally(name),
                 )
-        axis.set(xscale="log", title=label, ylim=(0, 100))
-        axis.set_xlabel(below, fontsize=10)
-        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=9)
+        axis.set(xscale="log", ylim=(0, 100))
+        axis.set_title(label, fontsize=10)
+        axis.set_ylabel("score (%)", fontsize=9)
+        axis.tick_params(axis="y", labelsize=8)
+        axis.set_xlabel(below, fontsize=9)
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
         axis.minorticks_off()
         axis.grid(alpha=0.4)
-    axes[0].set_ylabel("score (%)")
     figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=1, fontsize=8, frameon=False
     )
-    figure.suptitle(literally(title))
-    return figure
-
-
-def _framed(axis, image: np.ndarray, colour: str, mark: str) -> None:
-    axis.imshow(image, interpolation="lanczos")
-    axis.set(xticks=[], yticks=[])
-    for spine in axis.spines.values():
-        spine.set(visible=True, color=colour, linewidth=2.5)
-    axis.text(
-        0.03, 0.98, mark, transform=axis.transAxes, ha="left", va="top", fontsize=8, color="white",
-        fontweight="bold", bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2},
-    )  # fmt: skip
+    figure.suptitle(literally(title), fontsize=10)
+    falls = [
+        f"{name} from {100 * frame['rank1'].iloc[0]:.1f} to {100 * frame['rank1'].iloc[-1]:.1f} %"
+        for name, frame in frames.items()
+    ]
+    return described(
+        figure,
+        f"rank-1 and mAP against the number of other images in the gallery, {sizes[0]:,} to {sizes[-1]:,}. "
+        f"rank-1 goes: {', '.join(falls)}.",
+    )
 
 
 def classification_curves(frame: pd.DataFrame, title: str) -> Figure:

@@ -1,8 +1,19 @@
-"""Selects the people and images of a figure, evenly spread over the identities instead of picked by hand."""
+"""Selects the people and images of a figure by a rule that is said, instead of picking them by hand."""
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from reidlib.datasets.types import ReidDataset, Split
+
+# Ways to choose the queries of a figure, and the sentence that says which.
+CHOSEN = {
+    "differing": "These queries show differences: those that the first model gets right and the others get "
+    "wrong come first.",
+    "best": "These are the queries with the highest average precision, as a mean over the models.",
+    "worst": "These are the queries with the lowest average precision, as a mean over the models.",
+    "random": "These queries were drawn at random, whatever their scores.",
+}
 
 
 def spread_identities(ids: np.ndarray, count: int) -> np.ndarray:
@@ -41,13 +52,57 @@ def telling_queries(first_match_ranks: np.ndarray, dataset: ReidDataset, count: 
     """
     right = first_match_ranks == 1
     score = right[0] * 1.0 + right[0] * (~right[1:]).sum(axis=0)
-    score[~(first_match_ranks > 0).all(axis=0)] = -1
-    chosen: list[int] = []
-    for row in np.argsort(-score, kind="stable"):
-        if (
-            dataset.query.ids[row] not in dataset.query.ids[chosen]
-            and len(chosen) < count
-            and score[row] >= 0
-        ):
-            chosen.append(int(row))
-    return np.array(chosen, dtype=int)
+    known = (first_match_ranks > 0).all(axis=0)
+    return _of_different_people(np.argsort(-score, kind="stable"), known, dataset, count)
+
+
+def chosen_queries(
+    chosen: str,
+    first_match_ranks: Sequence[Sequence[float]],
+    precisions: Sequence[Sequence[float]],
+    dataset: ReidDataset,
+    count: int,
+    *,
+    seed: int = 0,
+) -> np.ndarray:
+    """Selects queries of different people that have a match in the gallery.
+
+    Args:
+        chosen: one of `CHOSEN`. "differing": `telling_queries`. "best", "worst": by average precision, as a
+            mean over the models, so that none is favoured; ties are ordered by file name. "random": each
+            query is as likely as any other to come first.
+        first_match_ranks: (models, Q), as for `telling_queries`.
+        precisions: (models, Q) average precision; NaN: no match.
+        seed: of the random choice.
+
+    Returns:
+        (≤ count,) rows.
+    """
+    if chosen == "differing":
+        return telling_queries(np.asarray(first_match_ranks, dtype=float), dataset, count)
+    mean = np.asarray(precisions, dtype=float).mean(axis=0)
+    if chosen == "random":
+        order = np.random.default_rng(seed).permutation(len(mean))
+    else:
+        order = np.argsort(mean if chosen == "worst" else -mean, kind="stable")
+    return _of_different_people(order, ~np.isnan(mean), dataset, count)
+
+
+def worst_queries(precisions: np.ndarray, count: int) -> np.ndarray:
+    """(≤ count,) rows of the lowest average precisions (Q,), the lowest first, also several of one person.
+
+    Queries without a match (NaN) are left out; ties are ordered by file name.
+    """
+    order = np.argsort(precisions, kind="stable")
+    return order[~np.isnan(np.asarray(precisions, dtype=float)[order])][:count]
+
+
+def _of_different_people(
+    order: Iterable[int], known: np.ndarray, dataset: ReidDataset, count: int
+) -> np.ndarray:
+    """The first `count` rows in this order that are known, each of another person."""
+    chosen: dict[int, int] = {}
+    for row in order:
+        if known[row] and len(chosen) < count:
+            chosen.setdefault(int(dataset.query.ids[row]), int(row))
+    return np.array(list(chosen.values()), dtype=int)

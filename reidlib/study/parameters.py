@@ -13,6 +13,7 @@ from reidlib.datasets import DATASETS
 from reidlib.errors import ReidError
 from reidlib.files import absolute_path
 from reidlib.settings import LARGEST_SEED, ConfigError, Rule, Seed, at_most, between, check_settings, choose
+from reidlib.show.selection import CHOSEN
 
 
 class ParameterError(ReidError):
@@ -53,12 +54,16 @@ class Parameters:
     images_root: str = ""
     people: Annotated[int, between(1, 100)] = 6
     queries: Annotated[int, between(1, 100)] = 3
+    top: Annotated[int, between(1, 50)] = 5
+    chosen: str = "differing"
+    worst: Annotated[int, between(1, 100)] = 20
 
     def __post_init__(self) -> None:
         try:
             check_settings(self)
             choose("profile", self.profile, PROFILES)
             choose("dataset", self.dataset, DATASETS)
+            choose("value of chosen", self.chosen, CHOSEN)
         except ConfigError as error:
             raise ParameterError(f"{error}{self._how_to_pass(str(error))}") from None
         for name in ("results", "data_root", "checkpoint", "reference", "images_root"):

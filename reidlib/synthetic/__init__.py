@@ -11,8 +11,9 @@ exposure, blur, resolution and angle. The same specification gives the same pixe
 because every image draws from its own seed sequence.
 
 `spec` says what is rendered, `views` draws people, cameras and views, `figure` (with `person` and `tubes`)
-draws one figure, `scenery` its surroundings, `folder` writes the images, and `masks` says where in an image
-the person is.
+draws one figure, `scenery` its surroundings, and `folder` writes the images. `masks` says where in an image
+the person is; `attributes` says which side is seen, what stands in front, how the box lies and who is dressed
+alike.
 """
 
 from reidlib.synthetic.folder import ensure_synthetic

@@ -3,7 +3,6 @@
 Masks follow from the same drawings as the image. They are made apart from it, so no pixel depends on them.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +10,9 @@ import cv2
 import numpy as np
 
 from reidlib.synthetic.figure import draw_parts
-from reidlib.synthetic.folder import drawing_code
+from reidlib.synthetic.lookup import tasks_of
 from reidlib.synthetic.person import Person
 from reidlib.synthetic.scenery import draw_occluder
-from reidlib.synthetic.spec import SyntheticError, SyntheticSpec, plan_images
 from reidlib.synthetic.tubes import PARTS
 from reidlib.synthetic.views import (
     Camera,
@@ -70,29 +68,13 @@ def masks_of(
         Name of `MASKS` → (N, height, width) booleans, in the order of the paths.
 
     Raises:
-        SyntheticError: root is no synthetic data set or was drawn by other code, or it has no such image.
+        SyntheticError: as in `tasks_of`.
     """
-    try:
-        record = json.loads((Path(root) / "synthetic.json").read_text())
-        spec, drawn_by = SyntheticSpec(**record["spec"]), record["drawn_by"]
-    except (OSError, ValueError, KeyError, TypeError, SyntheticError):
-        raise SyntheticError(
-            f"{root} has no readable synthetic.json, which says what was rendered: only rendered images have "
-            "masks. Give a folder made by ensure_synthetic."
-        ) from None
-    if drawn_by != drawing_code():
-        raise SyntheticError(
-            f"The images in {root} were drawn by other code, so their masks are not known. Call "
-            "ensure_synthetic, which draws them again."
-        )
-    tasks = {(task.folder, task.name): task for task in plan_images(spec)}
+    spec, tasks = tasks_of(root, paths)
+    size = {"height": height or spec.height, "width": width or spec.width}
     found = []
-    for path in map(Path, paths):
-        task = tasks.get((path.parent.name, path.name))
-        if task is None:
-            raise SyntheticError(f"{path} is none of the images that were rendered into {root}.")
+    for task in tasks:
         scene = draw_scene(spec.seed, task.person, task.camera, task.index, junk=task.junk)
-        size = {"height": height or spec.height, "width": width or spec.width}
         found.append(render_masks(*scene, **size, seed=spec.seed))
     return {name: np.array([masks[name] for masks in found]) for name in MASKS}
 

@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from reidlib.datasets import Split
-from reidlib.evaluation import rank_gallery
 from reidlib.images.normalisation import normalise
 from reidlib.models import build_model
-from reidlib.show import figures, maps, selection
+from reidlib.show import figures, maps, ranking_figures, selection
+from reidlib.show.drawing import description_of
 
 SMALL = {"backbone": "resnet18"}
 ABDNET = {**SMALL, "reduced_dim": 16, "embedding_dim": 16, "head_dim": 16}
@@ -327,60 +327,18 @@ def test_heat_triplets(people):
     assert figure.get_suptitle() == "Response"
 
 
-def test_ranking_gallery_frames_right_green_and_wrong_red():
-    people, top = 2, 3
-    queries, gallery = noise(people, 8, 4), noise(5, 8, 4)
-    indices = [np.array([[4, 1, 2], [0, 3, 1]]), np.array([[2, 3, 0], [1, 0, 4]])]
-    matches = [np.array([[1, 0, 1], [0, 0, 0]], bool), np.array([[0, 1, 0], [1, 1, 1]], bool)]
-    rankings = list(zip(indices, matches, strict=True))
-    figure = drawn(
-        figures.ranking_gallery(queries, gallery, rankings, ["ABD-Net", "Baseline"], "First three")
-    )
-    axes = np.array(figure.axes, dtype=object).reshape(people * 2, top + 2)
-    for person in range(people):
-        for model in range(2):
-            row = axes[2 * person + model]
-            assert ("query" in texts(row[0])) == (model == 0), "a query is shown once"
-            assert texts(row[0])[-1] == ["ABD-Net", "Baseline"][model]
-            for rank in range(top):
-                axis, right = row[2 + rank], matches[model][person, rank]
-                assert texts(axis) == ["✓" if right else "✗"]
-                frames = {to_hex(spine.get_edgecolor()) for spine in axis.spines.values()}
-                assert frames == {figures.RIGHT if right else figures.WRONG}
-                assert all(spine.get_visible() for spine in axis.spines.values())
-                shown = gallery[indices[model][person, rank]]
-                np.testing.assert_array_equal(axis.images[0].get_array(), shown)
-    assert [axis.get_title() for axis in axes[0, 2:]] == ["rank 1", "rank 2", "rank 3"]
-    np.testing.assert_array_equal(axes[2, 0].images[0].get_array(), queries[1])
-    red, green, blue = (int(figures.RIGHT[i : i + 2], 16) for i in (1, 3, 5))
-    assert green > red and green > blue
-    assert int(figures.WRONG[1:3], 16) > 2 * int(figures.WRONG[3:5], 16)
-
-
-@pytest.mark.parametrize("images", [1, 3, 5, 6])
-def test_ranking_gallery_shows_no_more_images_than_the_gallery_has(images):
-    """One query that matches every image of its gallery."""
-    embeddings, people = np.arange(images, dtype=float)[:, None], np.ones(images, int)
-    ranking = rank_gallery([[0.0]], embeddings, [1], people, [1], people + 1, top=5)
-    figure = drawn(figures.ranking_gallery(noise(1, 8, 4), noise(images, 8, 4), [ranking], ["a"], "Five"))
-    cells = figure.axes[2:]
-    shown = min(images, 5)
-    assert [len(axis.images) for axis in cells] == [1] * shown + [0] * (5 - shown)
-    assert [texts(axis) for axis in cells] == [["✓"]] * shown + [[]] * (5 - shown)
-    assert [axis.axison for axis in cells] == [True] * shown + [False] * (5 - shown)
-    assert [axis.get_title() for axis in cells] == [f"rank {rank}" for rank in range(1, 6)]
-
-
 def test_names_are_no_formulas():
     """Figures show names and titles as they are, whatever signs of a formula they hold."""
     name = r"a$\frac{1}{$_x^2 $\nosuch$ \$ 5$"
     pixels, sizes = noise(1, 8, 4), {"other_images": [10, 20], "rank1": 0.5, "map": 0.5, "distractors": False}
-    heat, ranking = np.zeros((1, 8, 4)), (np.array([[0]]), np.array([[True]]))
+    heat = np.zeros((1, 8, 4))
+    ranked = {"query": [0], "query_identity": 1, "query_camera": 1, "method": name, "rank": 1, "gallery": 0}
+    ranked |= {"identity": 1, "camera": 2, "distance": 1.0, "right": True}
     for figure in (
         figures.image_grid([pixels], [name], title=name, column_labels=[name]),
         figures.training_curves(curves(), name),
         figures.heat_triplets(pixels, [heat], [name, name], name),
-        figures.ranking_gallery(pixels, pixels, [ranking], [name], name),
+        ranking_figures.ranking_gallery(pixels, pixels, pd.DataFrame(ranked), name),
         figures.gallery_sizes({name: pd.DataFrame(sizes)}, name),
     ):
         drawn(figure)  # a formula that cannot be set is an error
@@ -420,6 +378,8 @@ def test_gallery_sizes_has_a_line_a_method_and_hollow_points_for_distractors():
         assert [to_hex(line.get_color()) for line in points] == [colours[0], colours[0], *colours[1:]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two", "three"]
     assert figure.get_suptitle() == "Sizes"
+    assert "one from 75.0 to 25.0 %, two from 50.0 to 0.0 %" in description_of(figure)
+    assert figure.get_figwidth() < 4, "as narrow as a phone"
 
 
 def test_gallery_sizes_names_no_distractors_where_there_are_none_and_no_label_hides_another():

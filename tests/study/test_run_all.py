@@ -724,6 +724,11 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
         "class_activation_maps",
         "ranking_gallery",
         "gallery_size",
+        "cmc",
+        "failures_cameras",
+        "failures_attributes",
+        "worst_queries",
+        "embeddings_2d",
         "overview",
     } <= figures
     assert {f"curves_{method}-seed0" for method in trained} <= figures
@@ -735,6 +740,7 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
         "ablation_abdnet",
         "ablation_pfsa",
         "ablation_pfsa_effects",
+        "worst_queries",
         "deviations",
         "switches",
         "switches_untrained",
@@ -764,7 +770,7 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
 
     executed = sorted(study.notebooks.rglob("*.ipynb"))
     numbers = [path.name[:2] for path in executed if path.parent == study.notebooks]
-    assert numbers == ["01", "05", "20", "21", "22", "23", "30", "31", "32", "90"]
+    assert numbers == ["01", "05", "20", "21", "22", "23", "30", "31", "32", "34", "90"]
     assert {path.stem for path in executed if path.parent != study.notebooks} == {
         f"{method}-seed0" for method in trained
     }
