@@ -162,7 +162,7 @@ def level_table(levels: pd.DataFrame) -> pd.DataFrame:
             ],
             "− the first [95 %]": [difference(row) for _, row in levels.iterrows()],
             "p (Holm)": [p_value(p) for p in levels["p"]],
-            "verdict": levels["verdict"].fillna(DASH),
+            "verdict": levels["verdict"].astype(object).fillna(DASH),
         }
     )
 

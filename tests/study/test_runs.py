@@ -18,13 +18,17 @@ import pandas as pd
 import pytest
 from made_up_runs import IMAGES, fabricate
 
+import run_all
 from reidlib.config import METHODS, PROFILES, experiment_for_file
 from reidlib.datasets import load_dataset
+from reidlib.evaluation.ranking import rank
 from reidlib.experiment import Housekeeping, ScoringSettings, TrainingSettings
 from reidlib.files import REPOSITORY, file_digest
 from reidlib.run import StaleRunError
 from reidlib.settings import ConfigError
+from reidlib.show import selection
 from reidlib.study import reference
+from reidlib.study.command_line import Request
 from reidlib.study.points import keep_points
 from reidlib.study.results import MissingRunError, Study
 from reidlib.study.runs import belonging, finished_runs, load_run, runs_by_dataset
@@ -229,7 +233,9 @@ def shown(study, root, monkeypatch):
     def run(notebook, *, until="", **parameters):
         outputs = []
         monkeypatch.setattr(IPython.display, "display", outputs.append)
-        monkeypatch.setattr(Study, "save_figure", lambda study, figure, name: outputs.append(figure))
+        monkeypatch.setattr(
+            Study, "save_figure", lambda study, figure, name, data=None: outputs.append(figure)
+        )
         names = {}
         for cell in nbformat.read(REPOSITORY / "notebooks" / f"{notebook}.ipynb", as_version=4).cells:
             if cell.cell_type == "code":
@@ -418,3 +424,52 @@ def test_notebooks_of_single_runs_stop_at_one_that_does_not_belong(shown, made, 
     made(methods[-1], settings=settings, trained_on=OTHER)
     with pytest.raises(StaleRunError, match="made with other images"):
         shown(notebook, until="open", overrides=settings)
+
+
+@pytest.fixture
+def embedded(made, dataset):
+    """A finished run with random embeddings, its scores those of the embeddings."""
+
+    def given(method, **options):
+        rng = np.random.default_rng(0)
+        found = {part: rng.normal(size=(len(dataset.splits[part]), 8)) for part in ("query", "gallery")}
+        scores = rank(found["query"], found["gallery"], dataset)
+        embeddings = {part: values.astype(np.float32) for part, values in found.items()}
+        ranks, precisions = scores.first_match_rank, scores.average_precision
+        return made(method, precisions, ranks=ranks, embeddings=embeddings, **options)
+
+    return given
+
+
+def test_the_page_of_failures_shows_what_is_known_of_photographs(shown, embedded, study):
+    embedded("baseline")
+    embedded("gap", seed=3, settings={"epochs": 3})  # with other settings than this call's
+    outputs = shown("34_failures", people=3, worst=2)
+    told = "\n".join(pages(outputs))
+    assert "`gap-seed3` is left out" in told
+    assert "only the camera pairs are shown" in told and "Fewer than two pairs of cameras" in told
+    drawn = [output for output in outputs if isinstance(output, plt.Figure)]
+    step = next(
+        step for step in run_all.steps(Request(study, ("baseline",))) if step.notebook == "34_failures"
+    )
+    assert len(drawn) == sum(name.endswith(".png") for name in step.produces) == 4, "none of attributes"
+    worst = pd.read_csv(study.tables / "worst_queries.csv")
+    assert len(worst) == 2 and "occluder" not in worst
+
+
+def test_the_page_of_failures_names_the_run_that_is_missing(shown, made):
+    made("gap")
+    with pytest.raises(MissingRunError, match="--methods abdnet"):
+        shown("34_failures", until="open", method="abdnet")
+
+
+def test_the_ranking_gallery_shows_the_queries_asked_for(shown, embedded):
+    for method in ("abdnet-xe", "baseline+pam+cam", "baseline"):
+        embedded(method)
+    for chosen, sentence in selection.CHOSEN.items():
+        outputs = shown("32_ranking_gallery", until="figure", queries=2, top=3, chosen=chosen)
+        assert sentence in pages(outputs)
+        (gallery,) = (output for output in outputs if isinstance(output, plt.Figure))
+        headings = [text.get_text() for text in gallery.axes[0].texts if text.get_text().startswith("Query")]
+        assert len({*headings}) == 2, "two people"
+        assert len(gallery.axes[0].images) == 2 * (1 + 3 * 3)

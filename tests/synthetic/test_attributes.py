@@ -93,7 +93,7 @@ def test_attributes_of_a_data_sets_images(small):
     assert (found["person"][known] == named[known]).all()
     assert len(np.unique(found["person"][~known])) == (~known).sum() > 2, "each is a person of its own"
     assert (
-        0 <= found["overlap"].min() and found["overlap"][junk].mean() < 0.7 < found["overlap"][known].mean()
+        found["overlap"].min() >= 0 and found["overlap"][junk].mean() < 0.7 < found["overlap"][known].mean()
     )
     for name in ("colours", "clothes"):
         worn = {person: {*found[name][found["person"] == person]} for person in named[known]}
