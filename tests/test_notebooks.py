@@ -161,7 +161,7 @@ def test_every_wrong_parameter_ends_in_one_sentence_before_anything_else(name):
     check(name)
     for parameter, default in parameters(name).items():
         wrong = list(WRONG[type(default)])
-        if parameter in ("profile", "dataset"):
+        if parameter in ("profile", "dataset", "method", "chosen"):
             wrong.append("x")
         if parameter in ("results", "data_root", "checkpoint", "images_root"):
             wrong += PATHS_OF_NOBODY

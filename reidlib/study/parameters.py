@@ -8,7 +8,7 @@ False and None as text.
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
-from reidlib.config import LABELS, PROFILES
+from reidlib.config import LABELS, METHODS, PROFILES, VARIANTS
 from reidlib.datasets import DATASETS
 from reidlib.errors import ReidError
 from reidlib.files import absolute_path
@@ -63,6 +63,8 @@ class Parameters:
             check_settings(self)
             choose("profile", self.profile, PROFILES)
             choose("dataset", self.dataset, DATASETS)
+            if self.method not in VARIANTS:  # too many to be listed in a message
+                choose("method", self.method, METHODS)
             choose("value of chosen", self.chosen, CHOSEN)
         except ConfigError as error:
             raise ParameterError(f"{error}{self._how_to_pass(str(error))}") from None
