@@ -97,6 +97,13 @@ def steps(request: Request) -> list[Step]:
             weight=0.3,
             images=request.images,
         ),
+        Step(
+            "02_networks",
+            "02_networks",
+            {**place, "overrides": overrides},
+            produces=("figures/network_abdnet.png", "figures/network_pfsa.png", "tables/networks.csv"),
+            weight=0.2,
+        ),
         *training.values(),
         shows("20_ablation_abdnet", methods, "tables/ablation_abdnet.csv", "figures/ablation_abdnet.png"),
         shows(

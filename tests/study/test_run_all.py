@@ -492,10 +492,11 @@ def test_steps_depend_on_the_images_and_on_the_published_numbers(folder):
     assert data.images == images
     for step in others:
         assert not step.images
-        # The classification has its own images.
-        assert ("01_data" in step.needs) == (step.notebook != "23_classification"), step.name
+        # The networks are shown without images; the classification has its own.
+        alone = ("02_networks", "23_classification")
+        assert ("01_data" in step.needs) == (step.notebook not in alone), step.name
         reads = {"05_findings": ("data/paper", "results/reference")}
-        reads |= dict.fromkeys(("22_paper_vs_code", "23_classification"), ())
+        reads |= dict.fromkeys(("02_networks", "22_paper_vs_code", "23_classification"), ())
         assert step.reads == reads.get(step.notebook, ("data/paper",)), step.name
     assert (REPOSITORY / "data/paper/pfsa_table1.csv").is_file()
 
@@ -770,7 +771,8 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
 
     executed = sorted(study.notebooks.rglob("*.ipynb"))
     numbers = [path.name[:2] for path in executed if path.parent == study.notebooks]
-    assert numbers == ["01", "05", "20", "21", "22", "23", "30", "31", "32", "34", "90"]
+    shown = ["01", "02", "05", "20", "21", "22", "23", "30", "31", "32", "33", "34", "35", "90"]
+    assert numbers == shown
     assert {path.stem for path in executed if path.parent != study.notebooks} == {
         f"{method}-seed0" for method in trained
     }
