@@ -26,6 +26,7 @@ import numpy as np
 from reidlib.errors import ReidError, shown
 from reidlib.files import REPOSITORY, absolute_path, file_digest, write_atomically, write_json
 from reidlib.run import RunFiles
+from reidlib.study.latex import table_as_latex
 from reidlib.study.parameters import check_values
 
 REFERENCE = REPOSITORY / "results" / "reference"  # committed, see reidlib.study.reference
@@ -146,12 +147,12 @@ class Study:
         return write_json(self.explorer / "explorer.json", explorer.data)
 
     def save_table(self, frame, name: str) -> Path:
-        """Writes a pandas DataFrame as tables/<name>.csv (full precision) and .md (four digits).
+        """Writes a pandas DataFrame as tables/<name>.csv (full precision), .md and .tex (four digits).
 
         Returns the CSV's path. An index without a name that only counts the rows is left out.
         """
         checked_name(name, "table")
-        for suffix, write in {"csv": _csv, "md": _markdown}.items():
+        for suffix, write in {"csv": _csv, "md": _markdown, "tex": _latex}.items():
             write_atomically(self.tables / f"{name}.{suffix}", write(_with_index(frame)))
         return self.tables / f"{name}.csv"
 
@@ -251,10 +252,15 @@ def _markdown(frame) -> bytes:
         return "–" if value is None else re.sub(_MARKS, r"\\\g<0>", shown(" ".join(str(value).splitlines())))
 
     numeric = [frame.dtypes.iloc[column].kind in "iuf" for column in range(frame.shape[1])]
+    known = frame.astype(object).where(frame.notna(), None)  # pandas has several missing values
     rows = [
         [text(column) for column in frame.columns],
         ["---:" if right else "---" for right in numeric],
-        *([text(value) for value in row] for row in frame.itertuples(index=False, name=None)),
+        *([text(value) for value in row] for row in known.itertuples(index=False, name=None)),
     ]
     lines = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
     return lines.encode(errors="backslashreplace")
+
+
+def _latex(frame) -> bytes:
+    return table_as_latex(frame).encode()
