@@ -30,6 +30,7 @@ FRONT = Front(
     "Every figure and table here is made again from the runs listed below.",
 )
 PUBLISHED = ("data/paper",)  # the papers' numbers: a table is made again when one of them is corrected
+MOST_QUERIES = 2000  # on masks; the notebooks' own number fits the demo's quarter of an hour
 REFERENCE = ("results/reference",)  # the runs that are kept in the checkout
 
 
@@ -69,16 +70,25 @@ def steps(request: Request) -> list[Step]:
     }
 
     def shows(
-        notebook: str, needed: tuple[str, ...], *produces: str, seed: int | None = None, **more: object
+        notebook: str,
+        needed: tuple[str, ...],
+        *produces: str,
+        seed: int | None = None,
+        measures_all: bool = False,
+        **more: object,
     ) -> Step:
         """A step that shows runs: every seed's, or those of one seed, its parameter.
 
-        It needs those of them that are part of this call. more: parameters of this notebook alone.
+        It needs those of them that are part of this call. With `measures_all` it draws one seed's runs and
+        measures every seed's. more: parameters of this notebook alone.
         """
+        seeds_shown = seeds if seed is None or measures_all else [seed]
         needs = [
-            step.name for (method, own), step in training.items() if method in needed and seed in (None, own)
+            step.name for (method, own), step in training.items() if method in needed and own in seeds_shown
         ]
         parameters = {**place, "overrides": overrides} | ({} if seed is None else {"seed": seed}) | more
+        if measures_all and study.profile in ("full", "paper"):
+            parameters["mask_queries"] = MOST_QUERIES
         return Step(
             notebook, notebook, parameters, ("01_data", *needs), produces, weight=0.1, reads=PUBLISHED
         )
@@ -153,15 +163,20 @@ def steps(request: Request) -> list[Step]:
         ),
         shows(
             "30_attention_maps",
-            ("baseline+pam+cam", "abdnet-xe"),
+            ("baseline", "baseline+pam+cam", "abdnet-xe"),
             "figures/attention_maps.png",
+            "figures/ranking_activation_maps.png",
+            "tables/attention_measures.csv",
             seed=seeds[0],
+            measures_all=True,
         ),
         shows(
             "31_class_activation_maps",
-            ("gap", "gap+sa1"),
+            ("gap", "gap+sa1", "gap+sa1.sa-normalization.as-written"),
             "figures/class_activation_maps.png",
+            "tables/class_activation_measures.csv",
             seed=seeds[0],
+            measures_all=True,
         ),
         shows(
             "32_ranking_gallery",

@@ -148,6 +148,7 @@ def check(name, **given):
 WRONG = {  # by type of the default
     str: (None, True, 5, 1.5, ["x"], {"x": 1}),
     int: (None, True, "1", "x", 1.5, -1, 10**12, [1], {}),
+    bool: (None, "True", "yes", 1, 0, 1.5, [True], {}),
     list: (None, "0", "[0]", 5, [], [-1], [0, 0], [1, 0, 1], ["x"], [1.5], {}),
     dict: (None, "{'epochs': 3}", "x", 5, ["x"], {1: 2}),
 }

@@ -197,64 +197,90 @@ def _handle(colour: str, **style) -> plt.Line2D:
     return plt.Line2D([], [], color=colour, **style)
 
 
-def heat_overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> np.ndarray:
-    """Lays a heat map (H, W, values 0 to 1) over an image (H, W, 3), in the jet colours of both papers.
+def heat_overlay(
+    image: np.ndarray, heat: np.ndarray, strength: float = 0.5, colours: str = "jet"
+) -> np.ndarray:
+    """Lays a heat map (H, W, values 0 to 1) over an image (H, W, 3), by default in both papers' jet colours.
 
     Returns:
         (H, W, 3) bytes.
     """
-    colours = plt.get_cmap("jet")(np.clip(heat, 0, 1))[..., :3] * 255
-    return ((1 - strength) * image + strength * colours).round().astype(np.uint8)
+    shades = plt.get_cmap(colours)(np.clip(heat, 0, 1))[..., :3] * 255
+    return ((1 - strength) * image + strength * shades).round().astype(np.uint8)
 
 
-def heat_triplets(
-    images: np.ndarray, heats: Sequence[np.ndarray], labels: Sequence[str], title: str
+HEAT_COLOURS = {"jet": "jet, as in the papers", "viridis": "viridis"}  # the second for colour-blind readers
+
+
+def heat_rows(
+    images: Mapping[str, np.ndarray],
+    heats: Mapping[str, np.ndarray],
+    labels: Mapping[str, str],
+    title: str,
 ) -> Figure:
-    """Each person's image, beside the same image with each heat map over it; three people per row.
+    """One row per person: images, then each heat map over the first of them, in jet and again in viridis.
 
     Args:
-        images: (N, H, W, 3) bytes.
-        heats: one (N, H, W) array for each label after the first.
-        labels: for the image, then for each heat map.
+        images: label → (N, H, W, 3) bytes.
+        heats: name → (N, H, W), values 0 to 1, as shares of the strongest place of the same map.
+        labels: name → title of its columns, of one or more short lines.
     """
-    people, per_row = len(images), 3
-    per_person = 1 + len(heats)
-    height, width = images.shape[1:3]
-    rows = -(-people // per_row)
-    cell = 0.95
-    columns = per_row * per_person + per_row - 1  # an empty narrow column between two people
-    ratios = ([1.0] * per_person + [0.25]) * per_row
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(cell * sum(ratios[:-1]), cell * rows * height / width + 1.0),
-        width_ratios=ratios[:-1],
-        squeeze=False,
-        layout="constrained",
+    shown = next(iter(images.values()))
+    people, height, width = shown.shape[:3]
+    blocks = [
+        list(images.values()),
+        *([_overlays(shown, heat, colours) for heat in heats.values()] for colours in HEAT_COLOURS),
+    ]
+    # All pictures are one canvas: a hundred axes would take seconds.
+    line, gap = max(width // 24, 1), max(width // 5, 1)  # white pixels between pictures and between blocks
+    wide = sum(len(block) * (width + line) for block in blocks) + 2 * gap
+    canvas = np.full((people * (height + line), wide, 3), 255, np.uint8)
+    lefts, left = [], 0
+    for block in blocks:
+        for column in block:
+            for person in range(people):
+                top = person * (height + line)
+                canvas[top : top + height, left : left + width] = column[person]
+            lefts.append(left)
+            left += width + line
+        left += gap
+    inch = (width + line) / 0.64  # pixels
+    full, panel = wide / inch + 0.1, len(canvas) / inch
+    title = "\n".join(textwrap.wrap(title, int(11 * full)))
+    headings = [*images, *(labels[name] for name in heats), *(labels[name] for name in heats)]
+    lines, title_lines = max(text.count("\n") for text in headings) + 1, title.count("\n") + 1
+    above, below = 0.24 + 0.16 * lines + 0.22 * title_lines, 0.55
+    tall = above + panel + below
+
+    figure = plt.figure(figsize=(full, tall))
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, full), ylim=(0, tall))  # in inches
+    axis.axis("off")
+    axis.imshow(
+        canvas, interpolation="bilinear", aspect="auto", extent=(0.05, full - 0.05, below, below + panel)
     )
-    for axis in axes.flat:
-        axis.axis("off")
-    for person in range(people):
-        row, place = divmod(person, per_row)
-        for index, label in enumerate(labels):
-            axis = axes[row, place * (per_person + 1) + index]
-            image = images[person] if index == 0 else heat_overlay(images[person], heats[index - 1][person])
-            axis.imshow(image, interpolation="lanczos")
-            if row == 0:
-                axis.set_title(literally(label), fontsize=8)
-    bar = figure.colorbar(
-        plt.cm.ScalarMappable(cmap="jet"),
-        ax=axes,
-        orientation="horizontal",
-        fraction=0.03,
-        aspect=50,
-        pad=0.02,
-        ticks=[0, 0.5, 1],
-    )
-    bar.set_label("share of the image's strongest response", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-    figure.suptitle(literally(title), fontsize=11)
+    axis.set(xlim=(0, full), ylim=(0, tall))
+    centred = {"ha": "center", "va": "bottom", "fontsize": 9}
+    for text, left in zip(headings, lefts, strict=True):
+        axis.text(0.05 + (left + width / 2) / inch, tall - above + 0.05, literally(text), **centred)
+    for number, (colours, name) in enumerate(HEAT_COLOURS.items()):
+        first = len(images) + number * len(heats)
+        start, end = (0.05 + (lefts[i] + w) / inch for i, w in ((first, 0), (first + len(heats) - 1, width)))
+        axis.text((start + end) / 2, tall - above + 0.09 + 0.16 * lines, name, **centred)
+        place = (start / full, (below - 0.16) / tall, (end - start) / full, 0.09 / tall)
+        scale = plt.cm.ScalarMappable(cmap=colours)
+        bar = figure.colorbar(scale, cax=figure.add_axes(place), orientation="horizontal", ticks=[0, 0.5, 1])
+        bar.ax.tick_params(labelsize=8.5, pad=1, length=2)
+        ends = bar.ax.set_xticklabels(["0", "0.5", "1"])
+        ends[0].set_ha("left")  # the two scales are too close for centred labels
+        ends[-1].set_ha("right")
+        bar.outline.set_visible(False)
+    axis.text(full / 2, 0.04, "share of the strongest place of the same map", **centred)
+    axis.text(full / 2, tall - 0.03, literally(title), ha="center", va="top", fontsize=10.5)
     return figure
+
+
+def _overlays(images: np.ndarray, heats: np.ndarray, colours: str) -> list[np.ndarray]:
+    return [heat_overlay(image, heat, colours=colours) for image, heat in zip(images, heats, strict=True)]
 
 
 def gallery_sizes(frames: Mapping[str, pd.DataFrame], title: str) -> Figure:

@@ -60,3 +60,8 @@ def learning_advice(run: Run) -> str:
         "`steps_per_epoch`; another `learning_rate`, three times lower and three times higher; `trunk_rate` "
         "with it, if the trunk is pretrained; pretrained weights, if it is not."
     )
+
+
+def column_label(title: str, run: Run) -> str:
+    """A narrow column's title, on several lines if the run did not learn."""
+    return title if run.learned is not False else f"{title}\n(did not\nlearn)"

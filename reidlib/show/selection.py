@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from reidlib.datasets.types import ReidDataset, Split
@@ -26,6 +28,34 @@ def one_image_each(split: Split, count: int) -> np.ndarray:
     """(≤ count,) rows: the middle image, by file name, of evenly spread identities."""
     rows = [np.flatnonzero(split.ids == person) for person in spread_identities(split.ids, count)]
     return np.array([row[len(row) // 2] for row in rows], dtype=int)
+
+
+def even_rows(total: int, count: int) -> np.ndarray:
+    """At most `count` of `total` rows, evenly spread; all of them if there are no more."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+
+
+def best_right_matches(
+    embeddings: Sequence[Mapping[str, np.ndarray]], dataset: ReidDataset, rows: np.ndarray
+) -> np.ndarray:
+    """The right gallery image that several models together rank first, for some queries: (n,) rows, or -1.
+
+    It has the smallest sum of its places in the models' rankings. Images by the query's own camera do not
+    count, as in the scores; -1: there is no other right one.
+
+    Args:
+        embeddings: of each model, `query` (Q, D) and `gallery` (G, D).
+    """
+    places = 0
+    for one in embeddings:
+        query, gallery = one["query"][rows], one["gallery"]
+        distances = np.square(gallery).sum(1) - 2 * query @ gallery.T  # up to a number for each query
+        order = np.argsort(distances, axis=1, kind="stable")
+        places = places + np.argsort(order, axis=1)
+    right = dataset.query.ids[rows, None] == dataset.gallery.ids
+    right &= dataset.query.cameras[rows, None] != dataset.gallery.cameras
+    best = np.where(right, places, np.inf).argmin(1)
+    return np.where(right.any(1), best, -1)
 
 
 def rows_by_camera(split: Split, count: int) -> dict[int, np.ndarray]:

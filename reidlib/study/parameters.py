@@ -57,6 +57,9 @@ class Parameters:
     top: Annotated[int, between(1, 50)] = 5
     chosen: str = "differing"
     worst: Annotated[int, between(1, 100)] = 20
+    mask_queries: Annotated[int, between(2, 2000)] = 60
+    layers: bool = False
+    most_queries: Annotated[int, between(1, 5000)] = 300
 
     def __post_init__(self) -> None:
         try:

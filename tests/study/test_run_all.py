@@ -290,9 +290,13 @@ def test_tables_show_every_seed_and_single_runs_the_first_one_asked_for():
     for name in ("20_ablation_abdnet", "21_ablation_spatial_attention", "90_report"):
         assert set(trained) <= set(steps[name].needs)
         assert "seed" not in steps[name].parameters
-    step = steps["31_class_activation_maps"]
+    step = steps["32_ranking_gallery"]
     assert step.parameters["seed"] == 3
-    assert set(step.needs) == {"01_data", "10_train/gap-seed3", "10_train/gap+sa1-seed3"}
+    assert set(step.needs) == {"01_data", "10_train/baseline-seed3"}
+    step = steps["31_class_activation_maps"]  # draws one seed's maps, and measures all
+    assert step.parameters["seed"] == 3
+    rows = [f"10_train/{method}-seed{seed}" for method in ("gap", "gap+sa1") for seed in (1, 3)]
+    assert set(step.needs) == {"01_data", *rows}
     compares = [
         step for step in steps.values() if step.notebook[:2] in ("20", "21", "22", "30", "31", "32", "90")
     ]
@@ -722,6 +726,7 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
         "switches",
         "classification",
         "attention_maps",
+        "ranking_activation_maps",
         "class_activation_maps",
         "ranking_gallery",
         "gallery_size",
@@ -747,6 +752,8 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
         "switches_untrained",
         "classification",
         "classification_mechanism",
+        "attention_measures",
+        "class_activation_measures",
         "runs",
         "market1501",
         "dukemtmc",

@@ -432,7 +432,7 @@ def test_the_findings_page_has_own_runs_beside_the_reference_runs(shown, made, s
 
 SINGLE_RUNS = [
     ("22_paper_vs_code", ("abdnet", "pfsa")),
-    ("30_attention_maps", ("baseline+pam+cam", "abdnet-xe")),
+    ("30_attention_maps", ("baseline", "baseline+pam+cam", "abdnet-xe")),
     ("31_class_activation_maps", ("gap", "gap+sa1")),
     ("32_ranking_gallery", ("abdnet-xe", "baseline+pam+cam", "baseline")),
 ]
