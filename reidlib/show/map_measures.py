@@ -244,7 +244,8 @@ def _judged(number: pd.Series, subject: str, pair: tuple[str, str]) -> str:
 
 
 def _direction(difference: float) -> str:
-    return "wider" if difference > 0 else "narrower" if difference < 0 else "as wide"
+    shown = round(100 * difference, 1)
+    return "wider" if shown > 0 else "narrower" if shown < 0 else "as wide"
 
 
 def heat_text(what: str, heats: Mapping[str, np.ndarray], labels: Mapping[str, str]) -> str:

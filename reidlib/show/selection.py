@@ -1,8 +1,6 @@
 """Selects the people and images of a figure by a rule that is said, instead of picking them by hand."""
 
-from collections.abc import Iterable, Sequence
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Figures, maps and the selection of images, on inputs small enough to be checked by hand."""
+"""Figures and the selection of images, on inputs small enough to be checked by hand."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,29 +11,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from reidlib.datasets import Split
-from reidlib.images.normalisation import normalise
-from reidlib.models import build_model
-from reidlib.show import figures, maps, ranking_figures, selection
+from reidlib.show import figures, ranking_figures
 from reidlib.show.drawing import description_of
-
-SMALL = {"backbone": "resnet18"}
-ABDNET = {**SMALL, "reduced_dim": 16, "embedding_dim": 16, "head_dim": 16}
 
 
 @pytest.fixture(autouse=True)
 def tidy():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield
     plt.close("all")
-    torch.set_num_threads(threads)
 
 
 def noise(*shape):
@@ -303,28 +294,71 @@ def test_heat_overlay_by_hand():
     middle = figures.heat_overlay(image, np.array([[0.5, 0.5]]), strength=1.0)[0, 0]
     assert middle[1] == 255 and abs(int(middle[0]) - int(middle[2])) < 10, "jet's middle is green"
     np.testing.assert_array_equal(figures.heat_overlay(image, np.array([[0.3, 0.7]]), strength=0.0), image)
+    assert figures.heat_overlay(image, np.array([[0.0, 1.0]]), colours="viridis").tolist() != overlay.tolist()
     np.testing.assert_array_equal(
         figures.heat_overlay(image, np.array([[-1.0, 9.0]])),
         figures.heat_overlay(image, np.array([[0.0, 1.0]])),
     )
 
 
-@pytest.mark.parametrize("people", [1, 3, 4, 6])
-def test_heat_triplets(people):
-    images = noise(people, 8, 4)
-    heats = [np.zeros((people, 8, 4)), np.ones((people, 8, 4))]
-    figure = drawn(figures.heat_triplets(images, heats, ["image", "attention", "+ diversity"], "Response"))
-    *axes, bar = figure.axes
-    shown = [axis for axis in axes if axis.images]
-    assert len(shown) == 3 * people
-    assert [axis.get_title() for axis in shown[:3]] == ["image", "attention", "+ diversity"]
+def canvas(figure, columns, height, width):
+    """The pictures of `heat_rows`: (people, columns, H, W, 3); how wide the white between blocks is."""
+    pixels = figure.axes[0].images[0].get_array()
+    line = max(width // 24, 1)
+    filled = ~(pixels == 255).all(axis=(0, 2))
+    starts = np.flatnonzero(filled & ~np.r_[False, filled[:-1]])
+    assert len(starts) == columns
+    rows = [
+        [pixels[top : top + height, left : left + width] for left in starts]
+        for top in range(0, len(pixels), height + line)
+    ]
+    return np.array(rows), np.diff(starts) - width
+
+
+@pytest.mark.parametrize("people", [1, 6])
+def test_heat_rows_has_each_map_in_jet_and_in_viridis(people):
+    images, match = noise(people, 24, 12), noise(2 * people, 24, 12)[people:]
+    ramp = np.linspace(0, 1, people * 24 * 12).reshape(people, 24, 12)
+    heats = {"a-seed0": ramp, "b-seed0": 1 - ramp}
+    labels = {"a-seed0": "attention", "b-seed0": "+ SA\n(sum)"}
+    figure = drawn(figures.heat_rows({"query": images, "match": match}, heats, labels, "Maps"))
+    pictures, gaps = canvas(figure, 6, 24, 12)
+    assert len(pictures) == people
     for person in range(people):
-        original, first, second = (axis.images[0].get_array() for axis in shown[3 * person : 3 * person + 3])
-        np.testing.assert_array_equal(original, images[person])
-        np.testing.assert_array_equal(first, figures.heat_overlay(images[person], heats[0][person]))
-        np.testing.assert_array_equal(second, figures.heat_overlay(images[person], heats[1][person]))
-    assert "strongest response" in bar.get_xlabel()
-    assert figure.get_suptitle() == "Response"
+        overlays = [
+            figures.heat_overlay(images[person], heat[person], colours=colours)
+            for colours in ("jet", "viridis")
+            for heat in heats.values()
+        ]
+        expected = [images[person], match[person], *overlays]
+        np.testing.assert_array_equal(pictures[person], expected)
+    assert gaps.tolist() == [1, 3, 1, 3, 1], "blocks stand apart"
+    shown = texts(figure.axes[0])
+    assert shown[:6] == ["query", "match", *2 * ["attention", "+ SA\n(sum)"]]
+    assert shown[6:] == [
+        "jet, as in the papers",
+        "viridis",
+        "share of the strongest place of the same map",
+        "Maps",
+    ]
+    assert not np.array_equal(pictures[0, 2], pictures[0, 4])
+
+
+def test_heat_rows_keeps_texts_apart_and_inside():
+    """Even with two narrow blocks, a long title and labels of three lines."""
+    heats = {"a": np.zeros((2, 24, 12)), "b": np.ones((2, 24, 12))}
+    labels = {"a": "GAP", "b": "+ SA₁\n(did not\nlearn)"}
+    figure = drawn(
+        figures.heat_rows(
+            {"image": noise(2, 24, 12)}, heats, labels, "Class activation of each person's own class"
+        )
+    )
+    ticks = [label for axis in figure.axes[1:] for label in axis.get_xticklabels()]
+    boxes = [text.get_window_extent() for text in [*figure.axes[0].texts, *ticks]]
+    for number, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.y0 >= 0
+        assert box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height
+        assert not any(box.overlaps(other) for other in boxes[number + 1 :]), number
 
 
 def test_names_are_no_formulas():
@@ -337,14 +371,14 @@ def test_names_are_no_formulas():
     for figure in (
         figures.image_grid([pixels], [name], title=name, column_labels=[name]),
         figures.training_curves(curves(), name),
-        figures.heat_triplets(pixels, [heat], [name, name], name),
+        figures.heat_rows({name: pixels}, {"a": heat}, {"a": name}, name),
         ranking_figures.ranking_gallery(pixels, pixels, pd.DataFrame(ranked), name),
         figures.gallery_sizes({name: pd.DataFrame(sizes)}, name),
     ):
         drawn(figure)  # a formula that cannot be set is an error
         shown = [text for text in figure.findobj(Text) if "nosuch" in text.get_text()]
         assert shown and not any(is_math_text(text.get_text()) for text in shown)
-        assert {text.get_text().replace(r"\$", "$") for text in shown} == {name}
+        assert {text.get_text().replace(r"\$", "$").replace("\n", " ") for text in shown} == {name}
 
 
 def test_gallery_sizes_has_a_line_a_method_and_hollow_points_for_distractors():
@@ -387,116 +421,6 @@ def test_gallery_sizes_names_no_distractors_where_there_are_none_and_no_label_hi
     for axis in drawn(figures.gallery_sizes({"one": frame}, "Sizes")).axes:
         assert axis.get_xlabel() == "other images in the gallery"
         assert [label.get_text() for label in axis.get_xticklabels()] == ["10", "28"]
-
-
-# ------------------------------------------------------------------------------------------------------- maps
-
-
-def test_spread_by_hand():
-    one = np.array([[1.0, 0.6], [0.5, 0.1]])  # two of four exceed 0.5; the one at exactly half does not
-    assert maps.spread(one[None]) == 0.5
-    flat, empty = np.ones((2, 2)), np.zeros((2, 2))
-    assert maps.spread(np.stack([one, flat])) == 0.75
-    assert maps.spread(np.stack([one, empty])) == 0.25
-    assert maps.spread(one[None] * 0.01) == 0.5, "relative to the map's own largest"
-
-
-def test_spread_sentence_says_which_way():
-    wider = maps.spread_sentence("With diversity", "without", 0.5, 0.25, "demo")
-    assert "50.0 %" in wider and "25.0 %" in wider and "wider than without, as the paper claims" in wider
-    narrower = maps.spread_sentence("With diversity", "without", 0.2, 0.25, "demo")
-    assert "narrower than without, the opposite" in narrower
-    assert "smoke run means nothing" in maps.spread_sentence("With", "without", 0.2, 0.1, "smoke")
-    assert "smoke" not in wider
-
-
-def test_equal_spreads_are_neither_wider_nor_narrower():
-    text = maps.spread_sentence("With diversity", "without", 0.25, 0.25, "demo")
-    assert "wider" not in text and "narrower" not in text and "opposite" not in text
-
-
-class Given(torch.nn.Module):
-    """A network that returns the given feature maps."""
-
-    def __init__(self, parts):
-        super().__init__()
-        self.parts = parts
-
-    def forward(self, images):
-        return SimpleNamespace(feature_maps={"after": [part[: len(images)] for part in self.parts]})
-
-
-def test_attention_heat_by_hand():
-    """Root mean square over two channels; upper stripe above lower; enlarged; divided by the maximum."""
-    upper = torch.tensor([[[[3.0, 0.0]], [[4.0, 0.0]]]])  # (1, 2, 1, 2): √((9 + 16) / 2), 0
-    lower = torch.tensor([[[[-5.0, 1.0]], [[-5.0, 1.0]]]])  # 5, 1
-    heat = maps.attention_heat(Given([upper, lower]), noise(1, 2, 2))
-    np.testing.assert_allclose(heat, [[[np.sqrt(12.5) / 5, 0], [1, 0.2]]], atol=1e-6)
-    larger = maps.attention_heat(Given([upper, lower]), noise(1, 8, 4))
-    assert larger.shape == (1, 8, 4)
-    np.testing.assert_allclose(larger[0, -1, 0], 1.0, atol=1e-6)
-    assert larger[0, 0, 3] == 0
-    silent = maps.attention_heat(Given([torch.zeros(1, 2, 4, 2)]), noise(1, 8, 4))
-    assert (silent == 0).all()
-
-
-@pytest.mark.parametrize("method", ["baseline", "baseline+pam+cam"])
-def test_attention_heat_of_a_network(method, monkeypatch):
-    model, images = build_model(method, 5, **ABDNET), noise(3, 96, 48)
-    whole = maps.attention_heat(model.train(), images)
-    assert not model.training
-    assert whole.shape == (3, 96, 48) and whole.dtype == np.float32
-    assert whole.min() >= 0
-    np.testing.assert_allclose(whole.max(axis=(1, 2)), 1, atol=1e-6)
-    with torch.no_grad():
-        parts = model(normalise(torch.from_numpy(images))).feature_maps["after"]
-    assert len(parts) == 2 and parts[0].shape[2:] == (3, 3)
-    monkeypatch.setattr(maps, "BATCH", 2)
-    np.testing.assert_allclose(maps.attention_heat(model, images), whole, atol=1e-4)
-    assert not np.allclose(maps.attention_heat(model, images, "intermediate"), whole)
-
-
-@pytest.mark.parametrize("method", ["gap", "gap+sa1"])
-def test_class_activation_is_the_classifiers_weighted_map(method, monkeypatch):
-    """Zhou et al. 2016: channels summed with the class's weights, rectified, divided by the maximum."""
-    model, images, classes = build_model(method, 5, **SMALL).eval(), noise(3, 96, 48), np.array([4, 0, 2])
-    with torch.no_grad():
-        final = model(normalise(torch.from_numpy(images))).feature_maps["final"][0]  # (3, C, 6, 3)
-        mean = final.mean((0, 2, 3))
-        # weights orthogonal to the mean feature, so every map has both signs
-        random = torch.randn(5, len(mean))
-        model.global_classifier.weight.copy_(random - torch.outer(random @ mean, mean) / (mean @ mean))
-    weights = model.global_classifier.weight[torch.from_numpy(classes)].detach()  # (3, C)
-    expected = torch.relu(torch.einsum("bchw,bc->bhw", final, weights)).numpy()
-    assert (expected.max(axis=(1, 2)) > 0).all() and (expected.min(axis=(1, 2)) == 0).all()
-    found = maps.class_activation(model, images, classes)
-    assert found.shape == (3, 96, 48) and found.dtype == np.float32
-    assert found.min() >= 0 and found.max() <= 1
-    np.testing.assert_allclose(found.max(axis=(1, 2)), 1, atol=1e-3)
-    centres = found[:, 8::16, 8::16]  # a map's cell is 16 pixels: its centre lies between pixels 7 and 8
-    np.testing.assert_allclose(centres, expected / expected.max(axis=(1, 2), keepdims=True), atol=0.06)
-    monkeypatch.setattr(maps, "BATCH", 2)
-    np.testing.assert_allclose(maps.class_activation(model, images, classes), found, atol=1e-3)
-    assert not np.allclose(maps.class_activation(model, images, classes[::-1].copy()), found, atol=0.05)
-
-
-def test_class_activation_leaves_the_network_as_it_was():
-    """No gradient reaches a weight: those of the trunk would take most of the time."""
-    model = build_model("gap+sa1", 5, **SMALL).eval()
-    model.stem.requires_grad_(False)
-    asked_for = [parameter.requires_grad for parameter in model.parameters()]
-    maps.class_activation(model, noise(2, 96, 48), np.array([0, 1]))
-    assert [parameter.requires_grad for parameter in model.parameters()] == asked_for
-    assert len(set(asked_for)) == 2
-    assert all(parameter.grad is None for parameter in model.trunk_parameters())
-    assert not model.final._forward_pre_hooks
-
-
-def test_class_activation_is_scaled_from_its_smallest_to_its_largest():
-    """As documented: pytorch-grad-cam subtracts the minimum before it divides by the maximum."""
-    found = maps.class_activation(build_model("gap", 5, **SMALL).eval(), noise(2, 96, 48), np.array([0, 1]))
-    np.testing.assert_allclose(found.min(axis=(1, 2)), 0, atol=1e-6)
-    np.testing.assert_allclose(found.max(axis=(1, 2)), 1, atol=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------- selection
@@ -600,3 +524,26 @@ def test_the_forest_without_runs_says_so():
     frame = claims_of(("one", "a", *[float("nan")] * 3, "not run", {"seeds": 0}))
     (axis,) = drawn(figures.claims_forest(frame, "Claims")).axes
     assert texts(axis) == ["no claim has runs to compare"]
+
+
+def test_even_rows_by_hand():
+    assert selection.even_rows(9, 3).tolist() == [0, 4, 8]
+    assert selection.even_rows(3, 99).tolist() == [0, 1, 2]
+    assert selection.even_rows(5, 1).tolist() == [0]
+
+
+def test_the_match_is_the_right_image_that_the_models_together_rank_first():
+    """Positions on a line. The query's own camera and other people do not count."""
+    query = SimpleNamespace(ids=np.array([7, 8, 9]), cameras=np.array([1, 1, 1]))
+    gallery = SimpleNamespace(ids=np.array([7, 7, 7, 8, 9]), cameras=np.array([1, 2, 3, 2, 1]))
+    data = SimpleNamespace(query=query, gallery=gallery)
+    near_second = {"query": np.zeros((3, 1)), "gallery": np.array([[0.0], [1], [2], [3], [4]])}
+    near_third = {"query": np.zeros((3, 1)), "gallery": np.array([[0.0], [9], [1], [2], [3]])}
+    rows = np.array([0, 2, 1])
+    assert selection.best_right_matches([near_second], data, rows).tolist() == [1, -1, 3]
+    assert selection.best_right_matches([near_third], data, rows).tolist() == [2, -1, 3]
+    both = [near_second, near_third]  # places 1 + 4 against 2 + 1
+    assert selection.best_right_matches(both, data, rows).tolist() == [2, -1, 3]
+    assert selection.best_right_matches([near_second, near_second, near_third], data, rows)[0] == 2
+    longer = {"query": np.full((3, 1), 2.0), "gallery": np.array([[0.0], [1], [2.5], [9], [9]])}
+    assert selection.best_right_matches([longer], data, rows)[0] == 2, "by distance, not by inner product"

@@ -306,6 +306,13 @@ def test_tables_show_every_seed_and_single_runs_the_first_one_asked_for():
     )
 
 
+@pytest.mark.parametrize(("profile", "queries"), [("demo", None), ("full", 2000), ("paper", 2000)])
+def test_the_demo_lays_fewer_maps_on_masks(profile, queries):
+    steps = plan(profile=profile)
+    for name in ("30_attention_maps", "31_class_activation_maps"):
+        assert steps[name].parameters.get("mask_queries") == queries
+
+
 def test_the_findings_come_after_every_training_and_stand_first_in_the_report():
     steps = plan("classes")
     assert [name for name, step in steps.items() if step.front] == ["05_findings"]
