@@ -21,6 +21,7 @@ from reidlib.show import figures, ranking_figures
 from reidlib.show.drawing import description_of
 
 
+
 @pytest.fixture(autouse=True)
 def tidy():
     yield
