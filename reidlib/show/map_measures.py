@@ -98,8 +98,8 @@ def measure_numbers(
 
     Returns:
         Columns measure, first, second (titles; second is "" for the mean of one method or of `FLAT`),
-        estimate, low, high (fractions; NaN: there is none), seeds, and state ("", "not run", "did not learn"
-        or `NO_PAIR`).
+        estimate, low, high (fractions; NaN: there is none), queries and seeds (how many), and state ("",
+        "not run", "did not learn" or `NO_PAIR`).
     """
     rows = []
     for measure in (AREA, *(masks or {})):
@@ -108,29 +108,31 @@ def measure_numbers(
             return np.stack([measured[run.name][measure].to_numpy(float) for run in runs])  # (S, Q)
 
         flat = 1.0 if measure == AREA else float(masks[measure].mean())
-        rows.append((measure, FLAT, "", flat, np.nan, np.nan, 0, ""))
+        rows.append((measure, FLAT, "", flat, np.nan, np.nan, 0, 0, ""))
         for title, runs in columns.items():
-            known, found = learned(runs), _NOTHING
+            known, found, queries = learned(runs), *_NOTHING
             if runs:
                 shown = known or runs
-                found = _interval(values_of(shown), _people(measured[shown[0].name]), resamples)
+                found, queries = _interval(values_of(shown), _people(measured[shown[0].name]), resamples)
             if not known:
                 found = found._replace(low=np.nan, high=np.nan)
             state = "" if known else DID_NOT_LEARN if runs else NOT_RUN
-            rows.append((measure, title, "", *found, len(known), state))
+            rows.append((measure, title, "", *found, queries, len(known), state))
         for first, second in pairs:
             one, two = ({run.seed: run for run in learned(columns[title])} for title in (first, second))
-            seeds, found = [seed for seed in one if seed in two], _NOTHING
+            seeds, found, queries = [seed for seed in one if seed in two], *_NOTHING
             if seeds:
                 sides = [values_of([side[seed] for seed in seeds]) for side in (one, two)]
-                found = _interval(sides[0] - sides[1], _people(measured[one[seeds[0]].name]), resamples)
+                people = _people(measured[one[seeds[0]].name])
+                found, queries = _interval(sides[0] - sides[1], people, resamples)
             state = "" if seeds else _why_no_pair(columns[first], columns[second])
-            rows.append((measure, first, second, *found, len(seeds), state))
-    return pd.DataFrame(rows, columns=["measure", *_KEYS, "estimate", "low", "high", "seeds", "state"])
+            rows.append((measure, first, second, *found, queries, len(seeds), state))
+    names = ["measure", *_KEYS, "estimate", "low", "high", "queries", "seeds", "state"]
+    return pd.DataFrame(rows, columns=names)
 
 
 _KEYS = ["first", "second"]
-_NOTHING = Interval(np.nan, np.nan, np.nan)
+_NOTHING = (Interval(np.nan, np.nan, np.nan), 0)
 
 
 def _people(measured: pd.DataFrame) -> np.ndarray:
@@ -145,17 +147,22 @@ def _why_no_pair(first: Sequence[Run], second: Sequence[Run]) -> str:
     return NO_PAIR
 
 
-def _interval(values: np.ndarray, people: np.ndarray, resamples: int) -> Interval:
-    """The mean of (S, Q) values with its interval over seeds and people; of one seed, over people."""
+def _interval(values: np.ndarray, people: np.ndarray, resamples: int) -> tuple[Interval, int]:
+    """The mean of (S, Q) values with its interval over seeds and people, of one seed over people.
+
+    And of how many queries it is.
+    """
     known = ~np.isnan(values).any(axis=0)
     values, people = values[:, known], people[known]
     if not known.any():
         return _NOTHING
     if len(values) > 1:
-        return Interval(*crossed_effect(values, np.zeros_like(values), people)[:3])
-    if len(np.unique(people)) == 1:
-        return Interval(float(values.mean()), np.nan, np.nan)
-    return bootstrap_interval(values[0], people, resamples=resamples)
+        found = Interval(*crossed_effect(values, np.zeros_like(values), people)[:3])
+    elif len(np.unique(people)) == 1:
+        found = Interval(float(values.mean()), np.nan, np.nan)
+    else:
+        found = bootstrap_interval(values[0], people, resamples=resamples)
+    return found, len(people)
 
 
 def measures_table(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -163,9 +170,11 @@ def measures_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
     A column's title says what its intervals are over.
     """
-    rows: dict[str, dict[str, str]] = {}
+    rows: dict[str, dict[str, str | int]] = {}
+    queries = numbers.groupby("measure")["queries"].max()
     for _, number in numbers.iterrows():
-        row = rows.setdefault(number["measure"], {"measure": _ROWS[number["measure"]]})
+        measure = number["measure"]
+        row = rows.setdefault(measure, {"measure": _ROWS[measure], "queries": int(queries[measure])})
         row[_heading(number)] = _cell(number)
     return pd.DataFrame(list(rows.values()))
 

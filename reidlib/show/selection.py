@@ -22,9 +22,13 @@ def spread_identities(ids: np.ndarray, count: int) -> np.ndarray:
     return people[np.unique(np.linspace(0, len(people) - 1, min(count, len(people))).round().astype(int))]
 
 
-def one_image_each(split: Split, count: int) -> np.ndarray:
-    """(≤ count,) rows: the middle image, by file name, of evenly spread identities."""
-    rows = [np.flatnonzero(split.ids == person) for person in spread_identities(split.ids, count)]
+def one_image_each(split: Split, count: int, among: np.ndarray | None = None) -> np.ndarray:
+    """(≤ count,) rows: the middle image, by file name, of evenly spread identities.
+
+    among: (N,) booleans, the images that come into question; None: all.
+    """
+    ids = split.ids if among is None else np.where(among, split.ids, 0)
+    rows = [np.flatnonzero(ids == person) for person in spread_identities(ids, count)]
     return np.array([row[len(row) // 2] for row in rows], dtype=int)
 
 
@@ -36,13 +40,14 @@ def even_rows(total: int, count: int) -> np.ndarray:
 def best_right_matches(
     embeddings: Sequence[Mapping[str, np.ndarray]], dataset: ReidDataset, rows: np.ndarray
 ) -> np.ndarray:
-    """The right gallery image that several models together rank first, for some queries: (n,) rows, or -1.
+    """The right gallery image that several models together rank first, for some queries: (n,) gallery rows.
 
     It has the smallest sum of its places in the models' rankings. Images by the query's own camera do not
-    count, as in the scores; -1: there is no other right one.
+    count, as in the scores.
 
     Args:
         embeddings: of each model, `query` (Q, D) and `gallery` (G, D).
+        rows: (n,) queries that have a right match.
     """
     places = 0
     for one in embeddings:
@@ -52,8 +57,7 @@ def best_right_matches(
         places = places + np.argsort(order, axis=1)
     right = dataset.query.ids[rows, None] == dataset.gallery.ids
     right &= dataset.query.cameras[rows, None] != dataset.gallery.cameras
-    best = np.where(right, places, np.inf).argmin(1)
-    return np.where(right.any(1), best, -1)
+    return np.where(right, places, np.inf).argmin(1)
 
 
 def rows_by_camera(split: Split, count: int) -> dict[int, np.ndarray]:

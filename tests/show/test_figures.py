@@ -533,18 +533,25 @@ def test_even_rows_by_hand():
     assert selection.even_rows(5, 1).tolist() == [0]
 
 
+def test_one_image_per_person_can_be_chosen_among_some():
+    """A person without any of them is left out, and so are images that come into no question."""
+    rows = selection.one_image_each(split([1, 1, 1, 2, 2, 3]), 9, np.array([1, 0, 0, 0, 0, 1], bool))
+    assert rows.tolist() == [0, 5]
+
+
 def test_the_match_is_the_right_image_that_the_models_together_rank_first():
     """Positions on a line. The query's own camera and other people do not count."""
-    query = SimpleNamespace(ids=np.array([7, 8, 9]), cameras=np.array([1, 1, 1]))
-    gallery = SimpleNamespace(ids=np.array([7, 7, 7, 8, 9]), cameras=np.array([1, 2, 3, 2, 1]))
+    query = SimpleNamespace(ids=np.array([7, 8]), cameras=np.array([1, 1]))
+    gallery = SimpleNamespace(ids=np.array([7, 7, 7, 8, 9]), cameras=np.array([1, 2, 3, 2, 2]))
     data = SimpleNamespace(query=query, gallery=gallery)
-    near_second = {"query": np.zeros((3, 1)), "gallery": np.array([[0.0], [1], [2], [3], [4]])}
-    near_third = {"query": np.zeros((3, 1)), "gallery": np.array([[0.0], [9], [1], [2], [3]])}
-    rows = np.array([0, 2, 1])
-    assert selection.best_right_matches([near_second], data, rows).tolist() == [1, -1, 3]
-    assert selection.best_right_matches([near_third], data, rows).tolist() == [2, -1, 3]
-    both = [near_second, near_third]  # places 1 + 4 against 2 + 1
-    assert selection.best_right_matches(both, data, rows).tolist() == [2, -1, 3]
-    assert selection.best_right_matches([near_second, near_second, near_third], data, rows)[0] == 2
-    longer = {"query": np.full((3, 1), 2.0), "gallery": np.array([[0.0], [1], [2.5], [9], [9]])}
-    assert selection.best_right_matches([longer], data, rows)[0] == 2, "by distance, not by inner product"
+    near_second = {"query": np.zeros((2, 1)), "gallery": np.array([[0.0], [1], [2], [3], [4]])}
+    near_third = {"query": np.zeros((2, 1)), "gallery": np.array([[0.0], [9], [1], [2], [3]])}
+    rows = np.array([1, 0])
+    assert selection.best_right_matches([near_second], data, rows).tolist() == [3, 1]
+    assert selection.best_right_matches([near_third], data, rows).tolist() == [3, 2]
+    # the second's places are 1 and 4, the third's 2 and 1
+    assert selection.best_right_matches([near_second, near_third], data, rows).tolist() == [3, 2]
+    longer = {"query": np.full((2, 1), 2.0), "gallery": np.array([[0.0], [1], [2.5], [9], [9]])}
+    assert selection.best_right_matches([longer], data, rows)[1] == 2, "by distance, not by inner product"
+    farther = {"query": np.full((2, 1), 2.0), "gallery": np.array([[0.0], [2], [3], [9], [9]])}
+    assert selection.best_right_matches([farther], data, rows)[1] == 1

@@ -66,6 +66,7 @@ def test_several_seeds_have_intervals_over_seeds_and_people():
     table = map_measures.measures_table(numbers)
     assert list(table) == [
         "measure",
+        "queries",
         FLAT,
         "a [95 %, 3 seeds and people]",
         "b [95 %, 2 seeds and people]",
@@ -86,7 +87,8 @@ def test_queries_without_a_value_are_left_out_of_all_runs():
     numbers = numbers_of({"a": [run("a")], "b": [run("b")]}, measured)
     assert np.isnan(at(numbers, "person", "b", "a")["estimate"])
     table = map_measures.measures_table(numbers).set_index("measure")
-    assert table.loc["on the person (% of the activation)", "b − a [95 %, people]"] == "–"
+    row = table.loc["on the person (% of the activation)"]
+    assert (row["b − a [95 %, people]"], row["queries"]) == ("–", 10)
 
 
 def test_a_single_person_has_no_interval():
@@ -123,6 +125,7 @@ def test_cells_of_the_table():
     )
     table = map_measures.measures_table(numbers).set_index("measure")
     assert table.loc["effective area (% of the map)"].tolist() == [
+        20,
         "100.0",
         "40.0 [40.0, 40.0]",
         "52.5 [52.5, 52.5]",
