@@ -200,18 +200,21 @@ def takeaway(numbers: pd.DataFrame, claims: Sequence[tuple[str, str]], subject: 
     """What the numbers say of a claim that one method's map is wider than another's, in Markdown.
 
     A claim is judged by the interval of the effective area over seeds and people: above 0 it is as the paper
-    claims, below 0 the opposite, and otherwise one cannot tell. From one seed there is no verdict.
+    claims, below 0 the opposite, and otherwise one cannot tell. Both papers claim that the map spreads over
+    the person: a wider map of which less lies on the person is said to be that. From one seed there is no
+    verdict.
 
     Args:
         claims: titles of the methods (wider, narrower), each one of the pairs of `measure_numbers`.
         subject: what is claimed to widen the map, such as "Diversity".
     """
     table = numbers.set_index(["measure", *_KEYS])
-    area = table.loc[AREA]
+    area, person = table.loc[AREA], table.loc["person"] if "person" in table.index else None
     lines = [f"- **Effective area** of the last map: {_levels(area)}."]
-    lines += [f"- {_judged(area.loc[pair], subject, pair)}" for pair in claims]
-    if "person" in table.index:
-        person = table.loc["person"]
+    for pair in claims:
+        on_person = None if person is None else person.loc[pair]
+        lines.append(f"- {_judged(area.loc[pair], on_person, subject, pair)}")
+    if person is not None:
         flat = percent(person.loc[(FLAT, ""), "estimate"])
         lines.append(
             f"- **On the person** lies this share of the activation: {_levels(person)}. A flat map has "
@@ -236,7 +239,7 @@ def _level(number: pd.Series) -> str:
     return f"{text} ({number['state']})" if number["state"] else text
 
 
-def _judged(number: pd.Series, subject: str, pair: tuple[str, str]) -> str:
+def _judged(number: pd.Series, on_person: pd.Series | None, subject: str, pair: tuple[str, str]) -> str:
     what = f"{subject} ({pair[0]} − {pair[1]})"
     if np.isnan(number["estimate"]):
         return f"{what} cannot be judged: {number['state'] or 'nothing is measured'}."
@@ -244,12 +247,22 @@ def _judged(number: pd.Series, subject: str, pair: tuple[str, str]) -> str:
     effect = points(number["estimate"], low, high)
     if number["seeds"] == 1:
         words = f"{_direction(number['estimate'])} in this one training"
-        return f"{what}: {effect} points, {words}. The interval is over people only: no verdict."
+        words += f"{_there(on_person)}. The interval is over people only: no verdict"
+        return f"{what}: {effect} points, {words}."
     words = "one cannot tell: the interval holds 0"
     if low > 0 or high < 0:
         agrees = "as the paper claims" if low > 0 else "the opposite of what the paper claims"
         words = f"{_direction(number['estimate'])}, {agrees}"
-    return f"{what}: {effect} points over {number['seeds']} seeds and people, {words}."
+        if low > 0 and on_person is not None and on_person["high"] < 0:
+            words = "wider, but with less on the person, which is not what the paper claims"
+    return f"{what}: {effect} points over {number['seeds']} seeds and people, {words}{_there(on_person)}."
+
+
+def _there(on_person: pd.Series | None) -> str:
+    """The difference in the share on the person, in brackets; "" without masks."""
+    if on_person is None or np.isnan(on_person["estimate"]):
+        return ""
+    return f" (of the activation, {points(*on_person[['estimate', 'low', 'high']])} points lie on the person)"
 
 
 def _direction(difference: float) -> str:

@@ -134,12 +134,12 @@ def test_cells_of_the_table():
     assert table.loc["on the person (% of the activation)", FLAT] == "37.5"
 
 
-def told(differences, seeds, masks=MASKS, profile="demo", learned=True):
-    """The takeaway if b's area is a's plus these differences (one a seed, or one a query)."""
+def told(differences, seeds, masks=MASKS, profile="demo", learned=True, person=0.5):
+    """The takeaway if b's area is a's plus these differences, one a seed. person: b's share; a's is 0.5."""
     columns = {name: [run(name, seed, learned) for seed in range(seeds)] for name in "ab"}
     noise = np.linspace(-0.01, 0.01, 20)
     measured = {f"a-seed{seed}": frame(0.5 + noise) for seed in range(seeds)}
-    measured |= {f"b-seed{seed}": frame(0.5 + differences[seed] + 0 * noise) for seed in range(seeds)}
+    measured |= {f"b-seed{seed}": frame(0.5 + differences[seed] + 0 * noise, person) for seed in range(seeds)}
     numbers = numbers_of(columns, measured, masks=masks)
     return map_measures.takeaway(numbers, [("b", "a")], "Diversity", profile)
 
@@ -152,6 +152,17 @@ def test_the_takeaway_judges_by_the_interval_over_seeds_and_people():
     unclear = told([0.2, -0.2, 0.1], 3)
     assert "one cannot tell: the interval holds 0" in unclear
     assert "claims" not in unclear and "wider" not in unclear.split("\n")[1]
+
+
+def test_a_wider_map_with_less_on_the_person_is_no_confirmation():
+    """A map that is active everywhere is the widest, and tells nothing of the person."""
+    text = told([0.2, 0.21, 0.19], 3, person=0.3 + np.linspace(-0.01, 0.01, 20))
+    assert "wider, but with less on the person, which is not what the paper claims" in text
+    assert "(of the activation, -20.0 [" in text and "wider, as the paper claims" not in text
+    more = told([0.2, 0.21, 0.19], 3, person=0.7)
+    assert "wider, as the paper claims (of the activation, +20.0 [" in more
+    assert "-20.0 [" in told([0.2], 1, person=0.3), "said of one seed, too"
+    assert "lie on the person" not in told([0.2, 0.21, 0.19], 3, masks=None)
 
 
 def test_one_seed_has_no_verdict_in_the_takeaway():
