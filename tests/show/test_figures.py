@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from reidlib.datasets import Split
-from reidlib.show import figures, ranking_figures
+from reidlib.show import figures, ranking_figures, selection
 from reidlib.show.drawing import description_of
-
 
 
 @pytest.fixture(autouse=True)
