@@ -15,7 +15,16 @@ require_sound_python()  # before the imports below, which would fail with a trac
 
 from pathlib import Path
 
-from reidlib.config import METHODS, OF_FILES, experiment_for, run_of, title_of
+from reidlib.config import (
+    METHODS,
+    OF_BETA,
+    OF_FILES,
+    experiment_for,
+    of_beta_runs,
+    run_of,
+    settings_of,
+    title_of,
+)
 from reidlib.files import REPOSITORY
 from reidlib.study import command_line
 from reidlib.study.command_line import Front, Request
@@ -48,6 +57,7 @@ def steps(request: Request) -> list[Step]:
         if switch.name in request.switches
         for side in switch.sides
     ]
+    sweep = of_beta_runs(study.profile, **overrides) if OF_BETA in request.switches else ()
     own_weights = [overrides[name] for name in OF_FILES if isinstance(overrides.get(name), str)]
     images = "cifar100" if study.profile == "paper" else "digits"
     classification = ("23_classification",) if images == "cifar100" else ()  # digits bear no claim
@@ -66,7 +76,7 @@ def steps(request: Request) -> list[Step]:
             reads=(*PUBLISHED, *own_weights),
         )
         for seed in seeds
-        for method in dict.fromkeys([*methods, *sides])
+        for method in dict.fromkeys([*methods, *sides, *sweep])
     }
 
     def shows(
@@ -186,6 +196,15 @@ def steps(request: Request) -> list[Step]:
             seed=seeds[0],
         ),
         shows(
+            "33_diversity",
+            (*(method for method in methods if settings_of(method).get("family") != "pfsa"), *sweep),
+            "tables/diversity.csv",
+            "figures/channel_correlation.png",
+            "figures/spectra.png",
+            "figures/diversity_over_epochs.png",
+            "figures/of_beta.png",
+        ),
+        shows(
             "34_failures",
             methods,
             "figures/cmc.png",
@@ -235,6 +254,10 @@ REFERENCE_PAGES = {
     ),
     "21_ablation_spatial_attention": (("gap",), ("tables/ablation_pfsa.csv", "figures/ablation_pfsa.png")),
     "22_paper_vs_code": (("abdnet", "pfsa"), ("tables/switches.csv", "figures/switches.png")),
+    "33_diversity": (
+        ("baseline",),
+        ("tables/diversity.csv", "figures/diversity_over_epochs.png", "figures/of_beta.png"),
+    ),
     "90_report": (("baseline",), ("tables/runs.csv", "tables/pfsa.csv", "figures/overview.png")),
 }
 

@@ -1,7 +1,7 @@
 """What is run: methods, variants and profiles.
 
 - `METHODS`: every row of every table, each as a small difference from another row.
-- `VARIANTS`: a row with one side of one switch between paper and released code.
+- `VARIANTS`: a row with one side of one switch between paper and released code, or with another O.F. weight.
 - `PROFILES`: how large the study is.
 
 Settings are resolved in layers, later ones winning: the defaults of `Experiment` → the method's chain of
@@ -99,6 +99,19 @@ VARIANTS: dict[str, Method] = {
     for name, side in switch.sides.items()
 }
 
+# The sweep of O.F.'s weight β, asked for like a switch. A co-author swept 0 and 1 to 9 times 1e-8 to 1e-5,
+# with O.F. alone, no attention and no O.W. (hsfzxjy/ABD-Net.next, scripts/abl_of.sh).
+OF_BETA, OF_BETA_ROW = "of-beta", "baseline+of"
+OF_BETAS = (0.0, *(float(f"{digit}e-{power}") for power in (8, 7, 6, 5) for digit in range(1, 10)))
+FEW_OF_BETAS = (0.0, 1e-8, 1e-7, 1e-6, 1e-5, 9e-5)
+
+VARIANTS |= {
+    f"{OF_BETA_ROW}.{OF_BETA}.{beta:g}": Method(
+        f"{METHODS[OF_BETA_ROW].title}, β = {beta:g}", OF_BETA_ROW, {"of_weight": beta}
+    )
+    for beta in OF_BETAS
+}
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -111,7 +124,9 @@ class Profile:
     by_family: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     # Settings of SyntheticSpec for the embedded data; {}: its defaults.
     synthetic: Mapping[str, int] = field(default_factory=dict)
-    switches: tuple[str, ...] = ()  # switches between paper and released code whose sides are trained, too
+    # switches between paper and released code whose sides are trained, too; OF_BETA: the sweep of O.F.
+    switches: tuple[str, ...] = ()
+    of_betas: tuple[float, ...] = FEW_OF_BETAS  # of the sweep
 
 
 _FIGURE_METHODS = ("baseline", "baseline+pam+cam", "abdnet-xe", "abdnet", "gap", "gap+sa1", "pfsa")
@@ -154,6 +169,11 @@ def trained_switches(profile: str) -> tuple[str, ...]:
     )
 
 
+def switches_to_ask_for(profile: str) -> tuple[str, ...]:
+    """What --switches takes: the switches whose sides are trained, and the sweep of O.F.'s weight."""
+    return (*trained_switches(profile), OF_BETA)
+
+
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         "a few steps on a handful of images: shows that everything runs, measures nothing",
@@ -185,12 +205,14 @@ PROFILES: dict[str, Profile] = {
         seeds=(0, 1, 2),
         settings={**_SMALL, "epochs": 60, "steps_per_epoch": 40, "of_start_epoch": 17},
         by_family=_SMALL_BY_FAMILY,
-        switches=trained_switches("full"),
+        switches=switches_to_ask_for("full"),
+        of_betas=OF_BETAS,
     ),
     "paper": Profile(
         "the papers' settings: ResNet-50 from ImageNet weights at 384 × 128 (a GPU is needed)",
         tuple(METHODS),
         switches=trained_switches("paper"),
+        of_betas=OF_BETAS,
     ),
 }
 
@@ -211,12 +233,25 @@ def run_of(switch: Switch, side: str, profile: str, **overrides: Any) -> str:
 
     It is a row that has that side anyway (the switch's own row first), otherwise a variant.
     """
-    variant = f"{switch.base}.{switch.name}.{side}"
+    return _row_or_variant(f"{switch.base}.{switch.name}.{side}", profile, overrides)
+
+
+def of_beta_runs(profile: str, **overrides: Any) -> tuple[str, ...]:
+    """The methods whose runs show the sweep of O.F.'s weight, smallest weight first.
+
+    A weight that a row has anyway is shown by that row: 0 by `baseline`, 1e-6 by `baseline+of`.
+    """
+    betas = PROFILES[choose("profile", profile, PROFILES)].of_betas
+    variants = (f"{OF_BETA_ROW}.{OF_BETA}.{beta:g}" for beta in betas)
+    return tuple(dict.fromkeys(_row_or_variant(variant, profile, overrides) for variant in variants))
+
+
+def _row_or_variant(variant: str, profile: str, overrides: Mapping[str, Any]) -> str:
+    """The row that has the variant's settings anyway (its own row first), or the variant."""
     experiment_for(variant, profile=profile, **overrides)  # raises ConfigError for impossible settings
     one = _resolved(variant, profile, overrides)
-    return next(
-        (row for row in (switch.base, *METHODS) if _resolved(row, profile, overrides) == one), variant
-    )
+    rows = (VARIANTS[variant].differs_from, *METHODS)
+    return next((row for row in rows if _resolved(row, profile, overrides) == one), variant)
 
 
 def experiment_for(

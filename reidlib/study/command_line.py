@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from reidlib.code_digest import Code
-from reidlib.config import METHODS, OF_FILES, PROFILES, SETTINGS, caveats, experiment_for, trained_switches
+from reidlib.config import (
+    METHODS,
+    OF_BETA,
+    OF_FILES,
+    PROFILES,
+    SETTINGS,
+    caveats,
+    experiment_for,
+    switches_to_ask_for,
+)
 from reidlib.datasets import DATASET_TITLES, DATASETS
 from reidlib.errors import ReidError
 from reidlib.experiment import Experiment, Housekeeping, ScoringSettings
@@ -374,8 +383,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         action="extend",
         metavar="SWITCH",
-        help="differences between paper and released code to train both sides of: all, none, or some of "
-        f"{', '.join(trained_switches('paper'))} (default: those of the profile, none with --methods)",
+        help="differences between paper and released code to train both sides of, and the sweep of O.F.'s "
+        f"weight ({OF_BETA}): all, none, or some of {', '.join(switches_to_ask_for('paper'))} (default: "
+        "those of the profile, none with --methods)",
     )
     add(
         "--checkpoint",
@@ -500,20 +510,20 @@ def _check_workers(options: argparse.Namespace) -> None:
 
 
 def switch_names(asked: list[str] | None, profile: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    """The switches to train: those asked for, or `default` if `asked` is None.
+    """The switches to train, the sweep among them: those asked for, or `default` if `asked` is None.
 
     In place of names, `asked` may be ["all"] or ["none"].
 
     Raises:
         ConfigError: there is no such switch, or the profile cannot train it.
     """
-    known = trained_switches(profile)
+    known = switches_to_ask_for(profile)
     if asked is None:
         return default
     if asked in (["all"], ["none"]):
         return known if asked == ["all"] else ()
     for name in asked:
-        if choose("switch", name, trained_switches("paper")) not in known:
+        if choose("switch", name, switches_to_ask_for("paper")) not in known:
             raise ConfigError(
                 f"--switches {name} changes the papers' schedule, which the profile {profile} replaces: "
                 "it needs --profile paper."
