@@ -1,17 +1,21 @@
 """Every method and profile has the settings of papers and released codes. Wrong names are refused."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
 from reidlib.config import (
+    FEW_OF_BETAS,
     FURTHER_ROWS,
     METHODS,
+    OF_BETA,
+    OF_BETAS,
     PROFILES,
     VARIANTS,
     caveats,
     experiment_for,
+    of_beta_runs,
     run_of,
     settings_of,
     title_of,
@@ -307,7 +311,7 @@ def side_settings(switch, side):
     return dict(switch.sides[side].settings)
 
 
-def test_variants_are_the_sides_of_every_trained_switch():
+def test_variants_are_the_sides_of_every_trained_switch_and_the_weights_of_the_sweep():
     names = [switch.name for switch in SWITCHES]
     assert len(set(names)) == len(names)
     assert list(VARIANTS) == [
@@ -316,7 +320,7 @@ def test_variants_are_the_sides_of_every_trained_switch():
         if s.is_trained
         for base in (s.base, *FURTHER_ROWS.get(s.name, ()))
         for side in s.sides
-    ]
+    ] + [f"baseline+of.of-beta.{beta:g}" for beta in OF_BETAS]
     assert not set(VARIANTS) & set(METHODS)
     titles = [title_of(name) for name in (*METHODS, *VARIANTS)]
     assert len(set(titles)) == len(titles), "figures and tables call them by their titles"
@@ -437,14 +441,29 @@ def test_switches_of_each_profile():
     assert PROFILES["smoke"].switches == ("ow-reach",) and PROFILES["demo"].switches == ()
     trained = [switch for switch in SWITCHES if switch.is_trained]
     assert PROFILES["paper"].switches == tuple(switch.name for switch in trained)
-    assert PROFILES["full"].switches == tuple(
-        switch.name for switch in trained if switch.effect == "training"
+    assert PROFILES["full"].switches == (
+        *(switch.name for switch in trained if switch.effect == "training"),
+        OF_BETA,
     )
     assert {switch.name for switch in trained if switch.effect == "schedule"} == {"second-stage", "epochs"}
     for profile in PROFILES:
-        for name in PROFILES[profile].switches:
+        for name in set(PROFILES[profile].switches) - {OF_BETA}:
             (switch,) = (switch for switch in SWITCHES if switch.name == name)
             assert switch.base in PROFILES[profile].methods
+
+
+def test_the_sweep_has_the_co_authors_weights_or_some_of_them_around_the_released_one():
+    assert len(OF_BETAS) == 37 and {0.0, 1e-8, 3e-8, 1e-7, 1e-6, 1e-5, 9e-5} < set(OF_BETAS)
+    assert set(FEW_OF_BETAS) < set(OF_BETAS) and OF_BETA not in {switch.name for switch in SWITCHES}
+    runs = of_beta_runs("demo")
+    assert [experiment_for(name, profile="demo").of_weight for name in runs] == sorted(FEW_OF_BETAS)
+    assert [name for name in runs if name in METHODS] == ["baseline", "baseline+of"]
+    row = experiment_for("baseline+of", profile="full")
+    for name in of_beta_runs("full"):
+        run = experiment_for(name, profile="full")
+        assert replace(run, of_weight=row.of_weight, method=row.method) == row, "nothing else differs"
+    assert len(of_beta_runs("full")) == len(of_beta_runs("paper")) == 37
+    assert of_beta_runs("demo", of_weight=3e-6) == ("baseline+of",), "one weight for all: nothing to sweep"
 
 
 # ---------------------------------------------------------------------------------------------------- caveats

@@ -8,16 +8,15 @@ import pandas as pd
 
 from reidlib.config import OF_BETA, OF_BETA_ROW, experiment_for, of_beta_runs, settings_of
 from reidlib.run import DID_NOT_LEARN, Run
-from reidlib.show.diversity import Level, level
+from reidlib.show.diversity import SHOWN, Level, level
 from reidlib.show.findings import runs_of
 from reidlib.show.learning import learned
 from reidlib.show.text import DASH, NOT_RUN
 
-# Columns of a run's queries → title, scale to the unit shown, digits.
+# Columns of a run's queries, as in `diversity.SHOWN`.
 SWEPT = {
     "average_precision": ("mAP (%)", 100, 1),
-    "channel_correlation": ("S(Corr)", 1, 3),
-    "effective_rank": ("effective rank (%)", 100, 1),
+    **{column: SHOWN[column] for column in ("channel_correlation", "effective_rank")},
 }
 USUAL = settings_of(OF_BETA_ROW)["of_weight"]  # the released code's
 

@@ -33,11 +33,13 @@ _AS_PUBLISHED = {
     "abdnet": "ABD-Net",
 }
 SMALLEST = 0.01  # S(Corr) below it is 0 for a ratio
-TITLES = dict(
-    zip(COLUMNS, ("S(Corr)", "area (%)", "effective rank (%)", "log₁₀ condition number"), strict=True)
-)
-_SCALE = dict(zip(COLUMNS, (1, 100, 100, 1), strict=True))
-_DIGITS = dict(zip(COLUMNS, (3, 1, 1, 2), strict=True))
+# The measures of a query's last map: column → title, scale to the unit shown, digits.
+SHOWN = {
+    "channel_correlation": ("S(Corr)", 1, 3),
+    "effective_area": ("area (%)", 100, 1),
+    "effective_rank": ("effective rank (%)", 100, 1),
+    "condition_number": ("log₁₀ condition number", 1, 2),
+}
 
 
 class Level(NamedTuple):
@@ -160,7 +162,7 @@ def measures_table(runs: Sequence[Run]) -> pd.DataFrame:
                 "method": METHODS[method].title,
                 "seeds": len(learned(members)),
                 "interval over": _interval_over(members),
-                **{f"{TITLES[column]} [95 %]": _cell(members, column) for column in COLUMNS},
+                **{f"{title} [95 %]": _cell(members, column) for column, (title, *_) in SHOWN.items()},
             }
             for method, members in by_method(runs).items()
         ]
@@ -179,7 +181,7 @@ def weights_table(runs: Sequence[Run]) -> pd.DataFrame:
         for name in names:
             column = name.removeprefix("stem_")
             where = "the stem" if name.startswith("stem_") else "all convolutions"
-            row[f"{where}: {TITLES[column]}"] = over_learned(members, _of_weights(name, column))
+            row[f"{where}: {SHOWN[column][0]}"] = over_learned(members, _of_weights(name, column))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -189,9 +191,10 @@ def _of_weights(name: str, column: str) -> Callable[[Sequence[Run]], str]:
         values = [run.metrics.get(WEIGHTS, {}).get(name) for run in runs]
         if None in values:
             return DASH
-        over = seed_summary([_SCALE[column] * value for value in values])
-        text = f"{over.mean:.{_DIGITS[column]}f}"
-        return text if over.std is None else f"{text} ± {over.std:.{_DIGITS[column]}f}"
+        _, scale, digits = SHOWN[column]
+        over = seed_summary([scale * value for value in values])
+        text = f"{over.mean:.{digits}f}"
+        return text if over.std is None else f"{text} ± {over.std:.{digits}f}"
 
     return form
 
@@ -200,10 +203,10 @@ def _cell(members: Sequence[Run], column: str) -> str:
     """A row's level: "0.335 [0.331, 0.340]", "not run", or that it did not learn."""
 
     def form(runs: Sequence[Run]) -> str:
-        found, digits = level(runs, column), _DIGITS[column]
+        found, (_, scale, digits) = level(runs, column), SHOWN[column]
         if found is None:
             return DASH
-        mean, low, high = (_SCALE[column] * value for value in found[:3])
+        mean, low, high = (scale * value for value in found[:3])
         text = f"{mean:.{digits}f}"
         return text if math.isnan(low) else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
 
@@ -265,8 +268,8 @@ def alternatives_sentence(table: pd.DataFrame) -> str:
     nearest = known.iloc[0]
     text = (
         f"The published ratios are {wanted} (attention over baseline, diversity over attention). Of "
-        f"{len(known)} definitions by which all three models have {SMALLEST} or more, the nearest is {_definition(nearest)}: "
-        f"{_ratios(nearest)}."
+        f"{len(known)} definitions by which all three models have {SMALLEST} or more, the nearest is "
+        f"{_definition(nearest)}: {_ratios(nearest)}."
     )
     ours = known[_is_ours(known)]
     if len(ours) and not _is_ours(known).iloc[0]:
@@ -403,7 +406,7 @@ def _moved(pairs: Sequence[tuple[Run, Run]], column: str) -> str | None:
     one, other = (side[:, known] for side in values)
     people = pairs[0][0].queries["identity"].to_numpy()[known]
     effect = over_people(one, other, people) or crossed_effect(one, other, people)
-    mean, low, high = (_SCALE[column] * value for value in effect[:3])
-    digits = _DIGITS[column]
+    _, scale, digits = SHOWN[column]
+    mean, low, high = (scale * value for value in effect[:3])
     text = f"{mean:+.{digits}f}"
     return text if math.isnan(low) else f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]"

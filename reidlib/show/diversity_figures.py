@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 use_own_settings()
 
@@ -24,7 +24,7 @@ SMALL, PLAIN = 8, 9  # points
 
 def look(place: int) -> dict[str, object]:
     """Colour and line style of the n-th row. 28 rows differ."""
-    return {"color": COLOURS[place % 7], "linestyle": STYLES[(place + place // 7) % 4], "linewidth": 1.6}
+    return {"color": COLOURS[place % 7], "linestyle": STYLES[(place % 7 + place // 7) % 4], "linewidth": 1.6}
 
 
 def channel_matrices(matrices: Mapping[str, np.ndarray], captions: Sequence[str]) -> Figure:
@@ -36,7 +36,7 @@ def channel_matrices(matrices: Mapping[str, np.ndarray], captions: Sequence[str]
     """
     count = len(matrices)
     figure, axes = plt.subplots(
-        1, count, figsize=(2.9 * count + 0.7, 3.7), squeeze=False, layout="constrained"
+        1, count, figsize=(2.9 * count + 0.7, 3.4), squeeze=False, layout="constrained"
     )
     colours = plt.get_cmap("viridis").with_extremes(bad="#bbbbbb")
     said = []
@@ -66,7 +66,7 @@ def _share(chosen: np.ndarray) -> str:
     return f"{100 * chosen.mean():.0f} %"
 
 
-def spectra(frame: pd.DataFrame, title: str) -> Figure:
+def spectra(frame: pd.DataFrame) -> Figure:
     """Spectra of features and weights, one panel each, one line for each row of the table; on a log scale.
 
     Args:
@@ -75,19 +75,22 @@ def spectra(frame: pd.DataFrame, title: str) -> Figure:
     """
     panels, methods = list(dict.fromkeys(frame["panel"])), list(dict.fromkeys(frame["method"]))
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(3.3 * len(panels), 4.1), squeeze=False, layout="constrained"
+        1, len(panels), figsize=(3.3 * len(panels), 3.9), squeeze=False, layout="constrained"
     )
     for axis, panel in zip(axes[0], panels, strict=True):
         for place, method in enumerate(methods):
             own = frame[(frame["panel"] == panel) & (frame["method"] == method) & (frame["value"] > 0)]
             axis.plot(own["place"], own["value"], label=literally(method), **look(place))
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        low, high = axis.get_ylim()
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axis.yaxis.set_minor_formatter("{x:g}" if high / low < 100 else NullFormatter())
         axis.set_title(panel, fontsize=PLAIN)
         axis.set_xlabel("eigenvalues, largest to smallest", fontsize=SMALL)
         axis.set_xticks([0, 0.5, 1], ["first", "middle", "last"])
         _plain(axis)
     _legend(figure, axes[0, 0], 2)
-    figure.suptitle(literally(title), fontsize=10)
     first = frame[(frame["panel"] == panels[0]) & (frame["place"] == 0)].set_index("method")["value"]
     said = ", ".join(f"{method} {100 * value:.0f} %" for method, value in first.items())
     return described(
@@ -97,50 +100,54 @@ def spectra(frame: pd.DataFrame, title: str) -> Figure:
     )
 
 
-def over_epochs(frame: pd.DataFrame, titles: Mapping[str, str], starts: Sequence[int] = ()) -> Figure:
+def over_epochs(
+    frame: pd.DataFrame, panels: Mapping[str, tuple[str, float, int]], starts: Sequence[int] = ()
+) -> Figure:
     """One small panel for each measure: its course over the epochs, a line for each row.
 
     With several seeds, the line is their mean and the band their range.
 
     Args:
-        frame: columns method, seed, epoch and those of `titles`. Without lines, the figure says so.
-        titles: column → title of its panel.
+        frame: columns method, seed, epoch and those of `panels`. Without lines, the figure says so.
+        panels: four columns → title, scale, digits.
         starts: the first epochs in which O.F. acts, marked by dotted lines.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(4.6, 5.2), sharex=True, layout="constrained")
     methods = list(dict.fromkeys(frame["method"]))
-    for axis, (column, title) in zip(axes.flat, titles.items(), strict=True):
+    if not methods:
+        figure, axis = plt.subplots(figsize=(4.6, 0.8), layout="constrained")
+        axis.axis("off")
+        axis.text(0.5, 0.5, "no run holds measures of its epochs", ha="center", va="center", fontsize=PLAIN)
+        return described(figure, "Nothing is drawn: no run holds measures of its epochs.")
+    figure, axes = plt.subplots(
+        2, 2, figsize=(4.6, 4.2 + 0.09 * len(methods)), sharex=True, layout="constrained"
+    )
+    for axis, (column, (title, scale, _)) in zip(axes.flat, panels.items(), strict=True):
         for place, method in enumerate(methods):
-            own = frame[frame["method"] == method].groupby("epoch")[column].agg(["mean", "min", "max"])
+            own = (
+                frame[frame["method"] == method].groupby("epoch")[column].agg(["mean", "min", "max"]) * scale
+            )
             axis.plot(own.index, own["mean"], label=literally(method), **look(place))
             if (own["max"] > own["min"]).any():
-                axis.fill_between(
-                    own.index, own["min"], own["max"], color=look(place)["color"], alpha=0.15, linewidth=0
-                )
-        for start in starts if methods else ():
+                band = {"color": look(place)["color"], "alpha": 0.15, "linewidth": 0}
+                axis.fill_between(own.index, own["min"], own["max"], **band)
+        for start in starts:
             axis.axvline(start - 0.5, color=GREY, linewidth=1, linestyle=":")
         axis.set_title(title, fontsize=PLAIN)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         _plain(axis)
-        if not methods:
-            axis.text(
-                0.5, 0.5, "not measured", ha="center", va="center", fontsize=PLAIN, transform=axis.transAxes
-            )
-            axis.set(xticks=[], yticks=[])
     for axis in axes[1]:
-        axis.set_xlabel("epoch" + (" (dotted: O.F. starts)" if starts and methods else ""), fontsize=SMALL)
-    if not methods:
-        return described(figure, "Empty panels: no run holds measures of its epochs.")
-    _legend(figure, axes[0, 0], 1)
-    column = next(iter(titles))
-    over = frame.groupby(["method", "epoch"], sort=False)[column].mean()
+        axis.set_xlabel("epoch" + (" (dotted: O.F. starts)" if starts else ""), fontsize=SMALL)
+    _legend(figure, axes[0, 0], 2)
+    column, (title, scale, digits) = next(iter(panels.items()))
+    over = frame.groupby(["method", "epoch"], sort=False)[column].mean() * scale
     said = "; ".join(
-        f"{method} from {over[method].iloc[0]:.2f} to {over[method].iloc[-1]:.2f}" for method in methods
+        f"{method} from {over[method].iloc[0]:.{digits}f} to {over[method].iloc[-1]:.{digits}f}"
+        for method in methods
     )
     return described(
         figure,
-        f"Measures of training images over the epochs, one panel each: {', '.join(titles.values())}. "
-        f"{titles[column]} goes: {said}.",
+        f"Measures of training images over the epochs, one panel each: "
+        f"{', '.join(name for name, *_ in panels.values())}. {title} goes: {said}.",
     )
 
 
@@ -183,18 +190,18 @@ def beta_sweep(frame: pd.DataFrame, panels: Mapping[str, tuple[str, float, int]]
     axes[-1].minorticks_off()
     axes[-1].set_xlabel("β, the weight of O.F.  (dotted: as published; ×: no run)", fontsize=SMALL)
     name, (title, scale, digits) = next(iter(panels.items()))
-    said = ", ".join(
-        f"{scale * row[f'{name}_mean']:.{digits}f} at {row['beta']:g}" for _, row in frame[run].iterrows()
-    )
+    means = (scale * frame[f"{name}_mean"]).set_axis(frame["beta"]).dropna()
+    ends = dict.fromkeys([means.idxmin(), means.idxmax()]) if len(means) else {}
+    said = " and ".join(f"{means[beta]:.{digits}f} at β = {beta:g}" for beta in ends)
     return described(
         figure,
-        f"{', '.join(title for title, *_ in panels.values())} against the weight of O.F., with "
-        f"95 % intervals. Weights with runs: {run.sum()} of {len(frame)}. {title}: {said or 'none'}.",
+        f"{', '.join(title for title, *_ in panels.values())} against the weight of O.F., with 95 % "
+        f"intervals; {run.sum()} of {len(frame)} weights have runs. Extremes of {title}: {said or 'none'}.",
     )
 
 
 def _plain(axis: Axes) -> None:
-    axis.tick_params(labelsize=SMALL)
+    axis.tick_params(which="both", labelsize=SMALL)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
 

@@ -19,7 +19,16 @@ from PIL import Image
 import run_all
 from reidlib import surroundings
 from reidlib.code_digest import Code
-from reidlib.config import METHODS, PROFILES, experiment_for, run_of, trained_switches
+from reidlib.config import (
+    METHODS,
+    OF_BETA,
+    PROFILES,
+    experiment_for,
+    of_beta_runs,
+    run_of,
+    switches_to_ask_for,
+    trained_switches,
+)
 from reidlib.files import REPOSITORY
 from reidlib.report import outside_references
 from reidlib.settings import ConfigError
@@ -281,6 +290,22 @@ def test_switches_add_their_sides_for_every_seed_before_the_comparison():
     assert step.produces[0] == "runs/abdnet.ow-reach.as-written-seed1/metrics.json"
 
 
+def test_the_sweep_trains_its_rows_and_variants_for_the_page_that_shows_them():
+    plain = plan(profile="demo", methods=("abdnet", "pfsa"))
+    steps = plan(OF_BETA, profile="demo", methods=("abdnet", "pfsa"))
+    new = {f"10_train/{name}-seed{seed}" for name in of_beta_runs("demo") for seed in (0, 1)}
+    assert set(steps) - set(plain) == new and len(new) == 12
+    needs = steps["33_diversity"].needs
+    assert new < set(needs) and "10_train/abdnet-seed1" in needs and "10_train/pfsa-seed0" not in needs
+    assert not new & {*steps["22_paper_vs_code"].needs, *steps["90_report"].needs}, (
+        "no side of a switch, no row"
+    )
+    assert plain["33_diversity"].needs == ("01_data", "10_train/abdnet-seed0", "10_train/abdnet-seed1")
+    assert steps["33_diversity"].parameters.keys() == plain["33_diversity"].parameters.keys()
+    every = plan(*switches_to_ask_for("full"), methods=tuple(METHODS), seeds=(0,))
+    assert sum(".of-beta." in name for name in every) == 35, "β = 0 and the released one are rows"
+
+
 def test_tables_show_every_seed_and_single_runs_the_first_one_asked_for():
     steps = plan(
         profile="demo", methods=("baseline", "gap", "gap+sa1"), seeds=(3, 1), overrides={"epochs": 3}
@@ -365,7 +390,8 @@ def test_names_of_switches():
     assert command_line.switch_names(None, "demo", ("ow-reach",)) == ("ow-reach",), "the profile's"
     assert command_line.switch_names(["none"], "demo", ("ow-reach",)) == ()
     for profile in ("demo", "paper"):
-        assert command_line.switch_names(["all"], profile, ()) == trained_switches(profile)
+        assert command_line.switch_names(["all"], profile, ()) == switches_to_ask_for(profile)
+        assert command_line.switch_names([OF_BETA], profile, ()) == (OF_BETA,)
     assert command_line.switch_names(["sa1", "ow-reach", "sa1"], "demo", ()) == ("sa1", "ow-reach")
     assert command_line.switch_names(["epochs"], "paper", ()) == ("epochs",)
     with pytest.raises(ConfigError, match="Unknown switch 'none'"):
@@ -742,6 +768,10 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
         "failures_attributes",
         "worst_queries",
         "embeddings_2d",
+        "channel_correlation",
+        "spectra",
+        "diversity_over_epochs",
+        "of_beta",
         "overview",
     } <= figures
     assert {f"curves_{method}-seed0" for method in trained} <= figures
@@ -761,6 +791,11 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
         "classification_mechanism",
         "attention_measures",
         "class_activation_measures",
+        "channel_correlation",
+        "channel_correlation_definitions",
+        "diversity",
+        "weight_spectra",
+        "of_beta",
         "runs",
         "market1501",
         "dukemtmc",

@@ -17,7 +17,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_runs import IMAGES, fabricate
+from made_up_runs import IMAGES, fabricate, fabricate_reference
 
 import run_all
 from reidlib.config import METHODS, PROFILES, experiment_for_file
@@ -31,6 +31,7 @@ from reidlib.show import selection
 from reidlib.study import reference
 from reidlib.study.command_line import Request
 from reidlib.study.points import keep_points
+from reidlib.study.reference import NOT_KEPT
 from reidlib.study.results import MissingRunError, Study
 from reidlib.study.runs import belonging, finished_runs, load_run, runs_by_dataset
 
@@ -428,6 +429,23 @@ def test_the_findings_page_has_own_runs_beside_the_reference_runs(shown, made, s
     found = pd.read_csv(study.tables / "findings.csv").set_index(["name", "data_set"])
     effects = found.xs("attention", level="name")["difference"]
     assert effects.tolist() == pytest.approx([-0.1, 0.125], abs=0.002)
+
+
+def test_the_page_on_diversity_shows_reference_runs_without_their_weights(shown, tmp_path):
+    runs = {(method, 0): 0.25 for method in ("baseline", "baseline+pam+cam", "pfsa")}
+    kept = fabricate_reference(tmp_path / "kept", "pku-reid", runs)
+    outputs = shown("33_diversity", reference=str(kept))
+    told = pages(outputs)
+    assert told.count(NOT_KEPT) == 3, "squares, definitions and spectra need the networks"
+    assert "Attention moves S(Corr) by +0.000" in told[-1] and "Diversity cannot be told" in told[-1]
+    assert any("The reference runs have no sweep" in text for text in told)
+    assert (
+        sum(isinstance(output, plt.Figure) for output in outputs)
+        == 2
+        == len([name for name in run_all.REFERENCE_PAGES["33_diversity"][1] if name.endswith(".png")])
+    )
+    measured = pd.read_csv(next(tmp_path.rglob("reference-pku-reid/tables/diversity.csv")))
+    assert measured["method"].tolist() == ["Baseline (XE)", "Baseline (XE) + PAM + CAM"], "ABD-Net's rows"
 
 
 SINGLE_RUNS = [
