@@ -343,10 +343,7 @@ def first_of_epochs(runs: Sequence[Run]) -> list[int]:
 def epochs_sentence(frame: pd.DataFrame) -> str:
     """How S(Corr) and the effective rank moved from the first to the last measured epoch, in words."""
     if frame.empty:
-        return (
-            "No run here holds measures of its epochs: they were made before epochs were measured. Train "
-            "again to have them (`--force`)."
-        )
+        return "No run here holds measures of its epochs: they are older than that. New trainings have them."
     parts = []
     for method, own in frame.groupby("method", sort=False):
         over = own.groupby("epoch")[list(COLUMNS)].mean()

@@ -168,6 +168,8 @@ def beta_sweep(frame: pd.DataFrame, panels: Mapping[str, tuple[str, float, int]]
     places = frame["beta"].where(frame["beta"] > 0, zero)
     run = frame["seeds"] > 0
     for axis, (name, (title, scale, _)) in zip(axes, panels.items(), strict=True):
+        axis.set_xscale("log")
+        axis.set_xlim(zero / 2, max(usual, places.max()) * 2)
         mean, low, high = (scale * frame[f"{name}_{part}"] for part in ("mean", "low", "high"))
         joined = run & (frame["beta"] > 0)
         axis.plot(places[joined], mean[joined], color=COLOURS[2], linewidth=1.2)
@@ -176,7 +178,6 @@ def beta_sweep(frame: pd.DataFrame, panels: Mapping[str, tuple[str, float, int]]
         across = axis.get_xaxis_transform()
         axis.plot(places[~run], np.full((~run).sum(), 0.05), "x", color=GREY, markersize=5, transform=across)
         axis.axvline(usual, color=GREY, linewidth=1, linestyle=":")
-        axis.set(xscale="log", xlim=(zero / 2, max(usual, places.max()) * 2))
         axis.set_ylabel(title, fontsize=SMALL)
         _plain(axis)
         if not run.any():
@@ -188,7 +189,7 @@ def beta_sweep(frame: pd.DataFrame, panels: Mapping[str, tuple[str, float, int]]
     )
     axes[-1].set_xticks([zero, *decades], ["0", *(f"1e{np.log10(value):.0f}" for value in decades)])
     axes[-1].minorticks_off()
-    axes[-1].set_xlabel("β, the weight of O.F.  (dotted: as published; ×: no run)", fontsize=SMALL)
+    axes[-1].set_xlabel("β, the weight of O.F. (dotted: published; ×: no run that learned)", fontsize=SMALL)
     name, (title, scale, digits) = next(iter(panels.items()))
     means = (scale * frame[f"{name}_mean"]).set_axis(frame["beta"]).dropna()
     ends = dict.fromkeys([means.idxmin(), means.idxmax()]) if len(means) else {}
