@@ -524,6 +524,17 @@ def left_out_table() -> pd.DataFrame:
     return pd.DataFrame(LEFT_OUT.items(), columns=["option", "why it is left out"])
 
 
+def settings_sentence(profile: str) -> str:
+    """How many rows, differences and left-out options there are, in words."""
+    switches = [switch for switch in SWITCHES if switch.number != "all"]
+    trained = sum(switch.is_trained for switch in switches)
+    return (
+        f"{len(METHODS)} rows, {len(switches)} differences between papers and released code, each a switch "
+        f"({trained} of them change training), and {len(LEFT_OUT)} options of the released code without a "
+        f"setting here. The profile {profile} trains {len(PROFILES[profile].methods)} of the rows."
+    )
+
+
 def spatial_ablation_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Every row of the spatial-attention ablation, with and without re-ranking.
 

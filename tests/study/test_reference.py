@@ -288,7 +288,8 @@ def test_a_dry_run_says_what_there_is_and_writes_nothing(tmp_path, capsys):
     assert out.count("These are reference runs") == 2 and "2 of 35 planned" in out
     steps = [line.split()[0] for line in err.splitlines()]
     steps = [step for step in steps if step != "05_findings"]
-    shown = ["20_ablation_abdnet", "33_diversity", "90_report", "21_ablation_spatial_attention"]
+    shown = ["20_ablation_abdnet", "33_diversity", "90_report", "91_published_tables"]
+    shown += ["21_ablation_spatial_attention"]
     assert steps == shown, "of each study"
     assert run_all.main([*arguments, "--only", "90_report"]) == 0, "one of the studies has this page"
     assert sorted(tmp_path.rglob("*")) == before

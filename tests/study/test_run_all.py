@@ -820,7 +820,7 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
 
     executed = sorted(study.notebooks.rglob("*.ipynb"))
     numbers = [path.name[:2] for path in executed if path.parent == study.notebooks]
-    shown = ["01", "02", "05", "20", "21", "22", "23", "30", "31", "32", "33", "34", "35", "90"]
+    shown = ["01", "02", "05", "20", "21", "22", "23", "30", "31", "32", "33", "34", "35", "90", "91", "92"]
     assert numbers == shown
     assert {path.stem for path in executed if path.parent != study.notebooks} == {
         f"{method}-seed0" for method in trained

@@ -315,7 +315,7 @@ def test_every_published_table_is_saved_with_its_rows_and_ours_over_all_seeds(sh
             for method in ("baseline", "abdnet", "pfsa"):
                 make = made if place is study else partial(fabricate, place)
                 make(method, precision, seed=seed)
-    for notebook in ("20_ablation_abdnet", "90_report"):
+    for notebook in ("20_ablation_abdnet", "91_published_tables"):
         shown(notebook)
     for name, (published, score, ours) in PUBLISHED.items():
         lines = (study.tables / f"{name}.tex").read_text(encoding="utf-8").splitlines()
