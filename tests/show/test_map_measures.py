@@ -91,6 +91,17 @@ def test_queries_without_a_value_are_left_out_of_all_runs():
     assert (row["b − a [95 %, people]"], row["queries"]) == ("–", 10)
 
 
+def test_a_query_without_a_value_in_one_seed_is_left_out_of_the_others():
+    values = RNG.uniform(0.3, 0.5, (2, 20))
+    values[1, 7] = np.nan
+    measured = {f"a-seed{seed}": frame(values[seed]) for seed in (0, 1)}
+    numbers = map_measures.measure_numbers({"a": [run("a", 0), run("a", 1)]}, measured, [], None)
+    known = np.arange(20) != 7
+    found = at(numbers, AREA, "a")
+    assert found["estimate"] == pytest.approx(values[:, known].mean())
+    assert found["queries"] == 19
+
+
 def test_a_single_person_has_no_interval():
     measured = {"a-seed0": frame(0.4).assign(identity=1)}
     numbers = map_measures.measure_numbers({"a": [run("a")]}, measured, [], None)
