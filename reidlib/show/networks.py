@@ -143,7 +143,10 @@ def milliseconds(network: nn.Module, height: int, width: int, *, images: int, re
 
 def left_out_sentences(rows: Rows) -> list[str]:
     """Which rows have no network with these settings, and why."""
-    return [f"{METHODS[row].title} has no numbers here: {why}" for row, why in rows.impossible.items()]
+    titles: dict[str, list[str]] = {}
+    for row, why in rows.impossible.items():
+        titles.setdefault(why, []).append(METHODS[row].title)
+    return [f"Without numbers here: {', '.join(names)}. {why}" for why, names in titles.items()]
 
 
 def machine_sentence() -> str:
@@ -160,7 +163,7 @@ def networks_sentence(table: pd.DataFrame) -> str:
         one, other = by_title.loc[METHODS[row].title], by_title.loc[METHODS[base].title]
         more = [100 * (one[f"papers' {name}"] / other[f"papers' {name}"] - 1) for name in SIZES[:2]]
         parts.append(
-            f"{METHODS[row].title} has {more[0]:+.0f} % parameters and {more[1]:+.0f} % multiply-adds beside "
+            f"{METHODS[row].title} has {more[0]:+.1f} % parameters and {more[1]:+.1f} % multiply-adds beside "
             f"{METHODS[base].title}"
         )
     return f"Under the papers' settings, {'; '.join(parts)}."
