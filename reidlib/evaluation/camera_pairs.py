@@ -21,7 +21,7 @@ def camera_pair_precision(
     query, gallery = dataset.query, dataset.gallery
     found = {}
     for camera in np.unique(gallery.cameras[gallery.ids > 0]):
-        here = np.flatnonzero((gallery.cameras == camera) & (gallery.ids != -1))
+        here = np.flatnonzero(gallery.cameras == camera)
         asks = np.flatnonzero((query.cameras != camera) & np.isin(query.ids, gallery.ids[here]))
         precision = np.full(len(query), np.nan)
         if len(asks):

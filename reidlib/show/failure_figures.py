@@ -94,10 +94,8 @@ def camera_panels(frame: pd.DataFrame, overall: float, title: str) -> Figure:
         overall: mean of the pairs, drawn as a line.
     """
     named = frame.assign(level=[f"{camera:.0f}" for camera in frame["gallery_camera"]])
-    panels = [(f"queries of camera {camera}", own) for camera, own in named.groupby("query_camera")]
+    panels = [(f"from camera {camera} to", own) for camera, own in named.groupby("query_camera")]
     figure = _panels(panels, overall, title, columns=min(2, len(panels)), line="mean of the pairs")
-    for axis in figure.axes[: len(panels)]:
-        axis.set_ylabel("gallery camera", fontsize=8)
     lowest = frame.loc[frame["map"].idxmin()]
     return described(
         figure,
@@ -127,14 +125,8 @@ def _panels(
         for place, (_, row) in enumerate(own.iterrows()):
             few = row["people"] < FEWEST_PEOPLE
             axis.plot([100 * row["low"], 100 * row["high"]], [place] * 2, color=BLUE, linewidth=2, alpha=0.45)
-            axis.plot(
-                100 * row["map"],
-                place,
-                "o",
-                color=BLUE,
-                markersize=5,
-                markerfacecolor="white" if few else BLUE,
-            )
+            inside = "white" if few else BLUE
+            axis.plot(100 * row["map"], place, "o", color=BLUE, markersize=5, markerfacecolor=inside)
             axis.text(
                 1.03, place, f"{row['queries']:,.0f}", fontsize=8, va="center", color="#505050",
                 transform=axis.get_yaxis_transform(),

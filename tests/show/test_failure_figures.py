@@ -96,7 +96,7 @@ def test_cameras_have_a_panel_each(cameras):
     figure = drawn(figures.camera_panels(frame, 0.5, "By camera"))
     shown = [axis for axis in figure.axes if axis.axison]
     assert [axis.get_title("left") for axis in shown] == [
-        f"queries of camera {one}" for one in range(1, cameras + 1)
+        f"from camera {one} to" for one in range(1, cameras + 1)
     ]
     for one, axis in enumerate(shown, 1):
         expected = [str(two) for two in range(1, cameras + 1) if two != one]
