@@ -71,7 +71,8 @@ def image_grid(
     if title:
         figure.suptitle(literally(title), fontsize=11)
     figure.subplots_adjust(left=0.9 / (cell * columns + 0.9), right=1, wspace=0.04, hspace=0.04)
-    return figure
+    rows = ", ".join(f"{label} ({len(row)})" for row, label in zip(images, row_labels, strict=True))
+    return described(figure, f"{title or 'Sample images'}. Rows of pictures: {rows}.")
 
 
 def training_curves(curves: pd.DataFrame, title: str) -> Figure:
@@ -122,7 +123,12 @@ def training_curves(curves: pd.DataFrame, title: str) -> Figure:
     for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(literally(title))
-    return figure
+    first, last = curves.iloc[0], curves.iloc[-1]
+    return described(
+        figure,
+        f"{title}. Over {len(curves)} epochs the loss goes from {first['loss']:.2f} to {last['loss']:.2f}, "
+        f"and accuracy on training batches from {first['accuracy']:.0%} to {last['accuracy']:.0%}.",
+    )
 
 
 def scores(frame: pd.DataFrame, title: str) -> Figure:
@@ -189,7 +195,12 @@ def scores(frame: pd.DataFrame, title: str) -> Figure:
         )
     axes[0].set_yticks(positions, labels)
     figure.suptitle(title if several.any() else f"{title}, 95 % intervals over people")
-    return figure
+    told = [
+        f"{row['method']} {100 * row['rank1']:.1f} / {100 * row['map']:.1f}"
+        + ("" if row.get("learned", True) else f" ({DID_NOT_LEARN})")
+        for _, row in frame.iterrows()
+    ]
+    return described(figure, f"{title}. Rank-1 / mAP in %: {'; '.join(told)}.")
 
 
 def _handle(colour: str, **style) -> plt.Line2D:
@@ -382,7 +393,12 @@ def classification_curves(frame: pd.DataFrame, title: str) -> Figure:
         *tests.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False
     )
     figure.suptitle(literally(title))
-    return figure
+    last_epoch = frame[frame["epoch"] == frame["epoch"].max()].groupby("pooling", sort=False)["test_accuracy"]
+    told = [f"{pooling} {100 * accuracy:.1f}" for pooling, accuracy in last_epoch.mean().items()]
+    return described(
+        figure,
+        f"{title}. Accuracy on test images after the last epoch, mean over seeds, in %: {'; '.join(told)}.",
+    )
 
 
 def switch_panels(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) -> Figure:
@@ -455,7 +471,16 @@ def switch_panels(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) ->
     ]
     gradients.set_yticks(list(positions.values()), labels, fontsize=9)
     figure.suptitle(literally(title))
-    return figure
+    differing = effects[effects["verdict"] == DIFFERS]
+    told = [
+        f"{row['what'].replace('`', '')} ({row['side']}) {100 * row['map_difference']:+.1f}"
+        for _, row in differing.iterrows()
+    ]
+    return described(
+        figure,
+        f"{title}. {len(effects)} sides of switches; differences in mAP that differ from 0 over seeds and "
+        f"people, in points: {'; '.join(told) or 'none'}.",
+    )
 
 
 CLAIM_MARKS = {
@@ -494,7 +519,7 @@ def claims_forest(frame: pd.DataFrame, title: str) -> Figure:
         axes[0, 0].axis("off")
         axes[0, 0].set_title(literally(title), fontsize=10)
         axes[0, 0].text(0.5, 0.5, "no claim has runs to compare", ha="center", va="center", fontsize=9)
-        return figure
+        return described(figure, f"{title}: no claim has runs to compare.")
     for axis, ((question, measure, unit), part), height in zip(axes.flat, panels, lanes, strict=True):
         _claims_panel(axis, part, data_sets, height)
         axis.set_title(literally(question), fontsize=9, fontweight="bold", loc="left")
@@ -519,7 +544,16 @@ def claims_forest(frame: pd.DataFrame, title: str) -> Figure:
     marks = [f"{mark} {words}" for words, mark in CLAIM_MARKS.items()] + ["no mark, no interval: one seed"]
     lines = ["   ".join(marks[:2]), "   ".join(marks[2:4]), marks[4]]
     figure.supxlabel("\n".join(lines), fontsize=8)
-    return figure
+    return described(figure, f"{title}. {_claims_in_words(drawn)}")
+
+
+def _claims_in_words(drawn: pd.DataFrame) -> str:
+    """How many claims each data set has of each verdict."""
+    parts = []
+    for data_set, own in drawn.groupby("data_set", sort=False):
+        counts = own["verdict"].value_counts(sort=False)
+        parts.append(f"{data_set}: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    return "; ".join(parts) + "."
 
 
 def _look(place: int) -> tuple[str, str]:
