@@ -772,6 +772,9 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
         "spectra",
         "diversity_over_epochs",
         "of_beta",
+        "network_abdnet",
+        "network_pfsa",
+        "explorer",
         "overview",
     } <= figures
     assert {f"curves_{method}-seed0" for method in trained} <= figures
@@ -830,6 +833,12 @@ def test_a_smoke_run_makes_every_figure_and_table_and_a_second_runs_nothing(tmp_
         assert not any(output.output_type == "error" for output in outputs), path.name
         warnings = [output.text for output in outputs if output.get("name") == "stderr"]
         assert not warnings, (path.name, warnings)
+        pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+        assert all(len(output.metadata["image/png"]["alt"]) > 20 for output in pictures), path.name
+    with_numbers = {path.stem for path in study.figures.iterdir() if path.suffix in (".csv", ".npz")}
+    assert figures - with_numbers == {"data_samples", "worst_queries"}, "the other ones show numbers"
+    assert {path.stem for path in study.tables.glob("*.tex")} == tables
+    assert (study.explorer / "explorer.json").is_file()
     assert not list(study.root.rglob("*.tmp"))
 
     assert outside_references(study.report) == []
