@@ -14,7 +14,7 @@ study: .venv/installed  ## the default study on the embedded data; ARGS="--profi
 test: .venv/installed  ## everything but the browser tests
 	$(BIN)/python -m pytest -m "not browser" -n auto --dist loadfile --no-loadscope-reorder
 
-test-browser: .venv/installed .venv/$(AXE)  ## the report in headless Chromium (Debian: apt-get install chromium npm)
+test-browser: .venv/installed .venv/$(AXE) .venv/no-news  ## the report in headless Chromium (Debian: apt-get install chromium npm)
 	$(BIN)/python -m pytest -m browser
 
 # The rules of accessibility that the pages are checked against. Only that test needs them: it is skipped without.
@@ -22,7 +22,12 @@ test-browser: .venv/installed .venv/$(AXE)  ## the report in headless Chromium (
 	npm install --prefix .venv/npm --no-save --no-audit --no-fund --ignore-scripts --silent $(AXE) \
 		&& touch $@ || echo "axe-core was not installed: the test of accessibility is skipped"
 
-lab: .venv/installed  ## JupyterLab in notebooks/
+# JupyterLab asks at its first start whether to fetch news.
+.venv/no-news: .venv/installed
+	$(BIN)/jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements
+	touch $@
+
+lab: .venv/installed .venv/no-news  ## JupyterLab in notebooks/
 	cd notebooks && ../$(BIN)/python -m jupyterlab
 
 check: .venv/installed  ## style, and that no notebook is committed with outputs
