@@ -1,5 +1,6 @@
 """Where numbers come from: versions, hardware, threads, commit."""
 
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -24,6 +25,17 @@ def provenance_here() -> dict[str, Any]:
         "processor": _processor(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+def provenance_of_a_page() -> dict[str, Any]:
+    """The part of `provenance_here` that is known without importing torch."""
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "processor": _processor(),
         "cores": os.cpu_count(),
     }
 

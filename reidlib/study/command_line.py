@@ -86,8 +86,7 @@ class Front:
 
 
 MOST_WORKERS = 1000
-LOOK = REPOSITORY / "reidlib" / "report"
-LOOK_FILES = ("template.html", "style.css", "script.js")
+LOOK = ("template.html", "style.css", "script.js", "explorer.js")
 
 StepsOf = Callable[[Request], list[Step]]
 
@@ -143,7 +142,15 @@ def _main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
     if options.dry_run or status == 130:
         return status
     try:
-        print(f"Report: {make_report(request, every, front)}")
+        index = make_report(request, every, front)
+        print(f"Report: {index}", flush=True)
+        if options.archive:
+            from reidlib.report.archive import write_archive
+
+            study = request.study
+            print(
+                f"Archive: {write_archive(index.parent, study.root / f'{study.root.name}.zip')}", flush=True
+            )
     except (ReidError, OSError) as error:
         print(f"run_all.py: the report cannot be made: {_in_words(error)}", file=sys.stderr)
         return 1
@@ -435,6 +442,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--force", action="store_true", help="run steps that are up to date, too")
     add("--dry-run", action="store_true", help="print what would run and why; write nothing")
     add(
+        "--archive",
+        action="store_true",
+        help="also write the report as one zip with the digests of its files",
+    )
+    add(
         "--workers",
         action=_Once,
         type=int,
@@ -717,7 +729,7 @@ def _report_digest(request: Request, steps: list[Step], front: Front) -> str:
             "steps": [(step.name, step.title, step.front) for step in steps],
             "front": (front.title, front.claim, front.caveats, front.facts, str(request.overrides)),
             "code": Code().used([("reidlib.report", "build_report"), ("reidlib.study.command_line", "")]),
-            "look": {path.name: file_digest(path) for path in map(LOOK.joinpath, LOOK_FILES)},
+            "look": {name: file_digest(REPOSITORY / "reidlib" / "report" / name) for name in LOOK},
             "versions": (platform.python_version(), importlib.metadata.version("torch")),
             "commit": commit(),
             "checkpoint": request.checkpoint,

@@ -25,6 +25,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.iorw import LocalHandler, papermill_io
 
 from reidlib.files import read_json, write_atomically, write_json
+from reidlib.provenance import provenance_of_a_page
 from reidlib.study.notebook_files import PICTURES
 
 
@@ -77,6 +78,7 @@ def run_task(task_path: Path) -> None:
     except DeadKernelError:
         error = "its kernel died; the machine may have run out of memory."
     executed = nbformat.read(output, as_version=4)
+    executed.metadata["reidlib"] = {"made_by": provenance_of_a_page()}  # the report shows it
     shown = _pictures(executed)
     if not error and shown < task["figures"]:
         error = (
