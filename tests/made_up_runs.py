@@ -89,6 +89,7 @@ def fabricate(
         "train_identities": 6, "train_images": 24,
         "learned": True, "last_cross_entropy": 1.0, "guess_cross_entropy": 1.79,
         "reported_epoch": 1, "best_on_test": None, "best_on_validation": None, "parameters": 11_250_000,
+        "measured_with": "c",
         "made_by": made_by,
     }  # fmt: skip
     rest = {

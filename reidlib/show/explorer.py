@@ -27,6 +27,7 @@ from reidlib.evaluation.diversity import activation
 from reidlib.evaluation.measures import last_maps
 from reidlib.images.normalisation import normalise
 from reidlib.run import Run
+from reidlib.show.figures import BLUE, GREY
 
 TOP = 10
 COLUMNS = 40  # of a sheet
@@ -167,8 +168,8 @@ def precision_pairs(frame: pd.DataFrame, table: pd.DataFrame) -> Figure:
         1, len(table), figsize=(3.1 * len(table), 3.3), squeeze=False, layout="constrained"
     )
     for axis, (_, row) in zip(axes[0], table.iterrows(), strict=True):
-        axis.plot([0, 100], [0, 100], color="#8c8c8c", linewidth=1)
-        axis.plot(frame[row["against"]], frame[row["model"]], ".", color="#2b5c8a", markersize=3, alpha=0.5)
+        axis.plot([0, 100], [0, 100], color=GREY, linewidth=1)
+        axis.plot(frame[row["against"]], frame[row["model"]], ".", color=BLUE, markersize=3, alpha=0.5)
         axis.set(xlim=(-2, 102), ylim=(-2, 102), aspect="equal")
         axis.set_xlabel(literally(row["against"]), fontsize=9)
         axis.set_ylabel(literally(row["model"]), fontsize=9)

@@ -47,7 +47,11 @@ def test_figures_and_tables_can_be_taken_along(study):
     )
     body = page(index.parent, "20_ablation_abdnet.html").article
     links = {link.get_text(): link["href"] for link in body.select("#table-counts .files a")}
-    assert links == {"CSV": "files/tables/counts.csv", "Markdown": "files/tables/counts.md"}
+    assert links == {
+        "CSV": "files/tables/counts.csv",
+        "Markdown": "files/tables/counts.md",
+        "LaTeX": "files/tables/counts.tex",
+    }
     figure = body.select_one("#figure-curve-1")
     links = {link.get_text(): link["href"] for link in figure.select(".files a")}
     assert figure.img["alt"] == "A curve."
@@ -57,7 +61,10 @@ def test_figures_and_tables_can_be_taken_along(study):
         "numbers (CSV)": "files/figures/curve%2B1.csv",
     }
     copied = {path.name: path.read_bytes() for path in (index.parent / "files").rglob("*.*")}
-    assert sorted(copied) == ["counts.csv", "counts.md", "curve+1.csv", "curve+1.pdf", "curve+1.png"]
+    assert sorted(copied) == [
+        *("counts.csv", "counts.md", "counts.tex"),
+        *("curve+1.csv", "curve+1.pdf", "curve+1.png"),
+    ]
     assert copied["curve+1.png"] == (study.figures / "curve+1.png").read_bytes()
     assert body.select("figure")[1]["id"] == "figure-2" and not body.select("#figure-2 .files")
     assert outside_references(index.parent) == []
@@ -73,7 +80,7 @@ def test_the_text_of_a_page_is_found_by_section():
         ("x.html#a", "First", "61.2 A falling curve"),
         ("x.html#b", "Sub <", ""),
     ]
-    text = as_json(sections_of("<h1 id=t>T</h1></script><!-- &lt;/script> x", "x.html", "P"))
+    text = as_json(sections_of("<h1 id=t>T</h1>&lt;/script> x", "x.html", "P"))
     assert "<" not in text and json.loads(text)[0]["text"] == "</script> x"
 
 

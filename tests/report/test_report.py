@@ -19,8 +19,8 @@ from bs4.element import PreformattedString
 from conftest import make_noise_images
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from reidlib import errors
-from reidlib.datasets import load_dataset, split_statistics
+from reidlib import datasets, errors
+from reidlib.datasets import load_dataset
 from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, write_json
 from reidlib.report import build_report, outside_references
@@ -508,7 +508,7 @@ def test_the_first_notebook_shows_the_names_of_files_as_text(tmp_path):
     (counts,) = ("".join(cell["source"]) for cell in cells if cell["id"] == "counts")
     outputs = []
     study = Study("demo", "folder", tmp_path / "results" / "demo-folder")
-    names = {"pd": pd, "data": data, "study": study, "text": show_text, "split_statistics": split_statistics}
+    names = {"pd": pd, "data": data, "study": study, "text": show_text, "datasets": datasets}
     exec(counts, {**names, "display": outputs.append, "Markdown": IPython.display.Markdown})
     notes, table = outputs
     body = body_of(
