@@ -64,7 +64,7 @@
     document.getElementById("found").textContent =
       words.length === 0 ? "" : `${found.length} ${found.length === 1 ? "section" : "sections"} found`;
     for (const field of document.querySelectorAll(".tools input")) if (field !== from) field.value = asked;
-    history.replaceState(null, "", "#" + encodeURIComponent(asked));
+    if (asked || location.hash) history.replaceState(null, "", "#" + encodeURIComponent(asked));
   };
   const snippet = (entry, words) => { // folding may change lengths; then the place is only near
     const first = Math.max(0, Math.min(...words.map((word) => entry.text_in.indexOf(word)).filter((at) => at >= 0), 1e9));
