@@ -145,7 +145,7 @@ def _main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
         index = make_report(request, every, front)
         print(f"Report: {index}", flush=True)
         if options.archive:
-            from reidlib.report.archive import write_archive
+            from reidlib.report import write_archive
 
             study = request.study
             print(
