@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import sys
 import zlib
 from math import prod, sqrt
 from pathlib import Path
@@ -136,6 +137,14 @@ def dataset(root):
 def cache(tmp_path_factory):
     """A module's cache folder for decoded images."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    """No test leaves a figure open. Only tests that draw have imported matplotlib."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture(autouse=True)

@@ -22,12 +22,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from reidlib.datasets.types import ReidDataset
-from reidlib.evaluation import rank_gallery
 from reidlib.evaluation.diversity import activation
 from reidlib.evaluation.measures import last_maps
 from reidlib.images.normalisation import normalise
 from reidlib.run import Run
 from reidlib.show.figures import BLUE, GREY
+from reidlib.show.rankings import ranked, squared_distances
 
 TOP = 10
 COLUMNS = 40  # of a sheet
@@ -87,14 +87,10 @@ def explore(
     precision = np.stack([run.queries["average_precision"] for run in runs])
     ranks = np.stack([run.queries["first_match_rank"] for run in runs])
     chosen = telling_order(ranks, precision)[:most]
-    labels = (dataset.query.ids[chosen], dataset.gallery.ids)
-    labels += (dataset.query.cameras[chosen], dataset.gallery.cameras)
     found = []
     for run in runs:
-        query, gallery = run.embeddings["query"][chosen], run.embeddings["gallery"]
-        nearest, _ = rank_gallery(query, gallery, *labels, top=min(TOP, len(gallery)))
-        distances = np.square(query[:, None] - gallery[nearest]).sum(2)
-        found.append((nearest, distances))
+        nearest, _ = ranked(run, dataset, chosen, min(TOP, len(dataset.gallery)))
+        found.append((nearest, squared_distances(run, chosen, nearest)))
     shown = np.unique(np.concatenate([nearest[nearest >= 0] for nearest, _ in found]))
     place = {int(row): number for number, row in enumerate(shown)}
     size = (height, round(height * query_images.shape[2] / query_images.shape[1]))

@@ -24,7 +24,7 @@ def ranking_frame(runs: Sequence[Run], dataset: ReidDataset, queries: np.ndarray
     """
     rows = []
     for run in runs:
-        indices, right = _ranked(run, dataset, queries, top)
+        indices, right = ranked(run, dataset, queries, top)
         distances = squared_distances(run, queries, indices)
         for number, query in enumerate(queries):
             for place in np.flatnonzero(indices[number] >= 0):
@@ -50,7 +50,7 @@ def worst_frame(run: Run, dataset: ReidDataset, count: int) -> pd.DataFrame:
     """
     precisions = run.queries["average_precision"].to_numpy(float)
     queries, gallery = worst_queries(precisions, count), dataset.gallery
-    indices, right = _ranked(run, dataset, queries, len(gallery))
+    indices, right = ranked(run, dataset, queries, len(gallery))
     frame = pd.DataFrame({"query": queries, "query_identity": dataset.query.ids[queries]})
     frame["query_camera"] = dataset.query.cameras[queries]
     frame["average_precision"] = precisions[queries]
@@ -76,7 +76,8 @@ def squared_distances(run: Run, queries: np.ndarray, indices: np.ndarray) -> np.
     return np.where(indices >= 0, distances, np.nan)
 
 
-def _ranked(run: Run, dataset: ReidDataset, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+def ranked(run: Run, dataset: ReidDataset, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """`rank_gallery` of a run for some queries (N,): rows of the gallery and matches, both (N, top)."""
     query, gallery = dataset.query, dataset.gallery
     labels = (query.ids[queries], gallery.ids, query.cameras[queries], gallery.cameras)
     return rank_gallery(run.embeddings["query"][queries], run.embeddings["gallery"], *labels, top=top)

@@ -4,7 +4,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,12 +12,6 @@ from reidlib.show import diversity_figures as figures
 from reidlib.show.beta_sweep import SWEPT
 from reidlib.show.diversity import SHOWN
 from reidlib.show.drawing import description_of
-
-
-@pytest.fixture(autouse=True)
-def tidy():
-    yield
-    plt.close("all")
 
 
 def drawn(figure):

@@ -17,12 +17,6 @@ from reidlib.show.drawing import description_of
 NAN = np.nan
 
 
-@pytest.fixture(autouse=True)
-def tidy():
-    yield
-    plt.close("all")
-
-
 def drawn(figure):
     figure.canvas.draw()
     assert figure.get_figwidth() < 4 and description_of(figure)

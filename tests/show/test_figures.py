@@ -7,7 +7,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,12 +18,6 @@ from matplotlib.text import Text
 from reidlib.datasets import Split
 from reidlib.show import figures, ranking_figures, selection
 from reidlib.show.drawing import description_of
-
-
-@pytest.fixture(autouse=True)
-def tidy():
-    yield
-    plt.close("all")
 
 
 def noise(*shape):

@@ -6,7 +6,6 @@ matplotlib.use("Agg")
 
 import itertools
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -20,12 +19,6 @@ from reidlib.show.network_boxes import amount
 from reidlib.show.network_diagram import diagram_of
 from reidlib.show.network_drawing import network_drawing
 from reidlib.show.network_trace import TracedModule, multiply_adds, network_of, trace, trace_without_numbers
-
-
-@pytest.fixture(autouse=True)
-def tidy():
-    yield
-    plt.close("all")
 
 
 def small(method, **overrides):

@@ -7,7 +7,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,12 +21,6 @@ from reidlib.show.figures import QUERY, RIGHT, WRONG
 from reidlib.show.rankings import ranking_frame, worst_frame
 
 NAN = np.nan
-
-
-@pytest.fixture(autouse=True)
-def tidy():
-    yield
-    plt.close("all")
 
 
 def split(*images):
