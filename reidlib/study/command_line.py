@@ -34,6 +34,8 @@ from reidlib.files import (
     write_json,
 )
 from reidlib.settings import ConfigError, choose, in_short
+from reidlib.study.holding import held
+from reidlib.study.interrupts import interrupts
 from reidlib.study.pipeline import execute
 from reidlib.study.reference import PLANS, ReferenceStudy, read_reference, recorded_points
 from reidlib.study.results import REFERENCE, Study, open_study
@@ -95,11 +97,12 @@ def main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
     """
     _mend_streams()
     try:
-        try:
-            return _main(arguments, steps_of, front)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+        with interrupts():
+            try:
+                return _main(arguments, steps_of, front)
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
     except OSError as error:
         if error.errno not in _NO_OUTPUT or error.filename is not None:  # a file's, and a bug
             raise
@@ -121,18 +124,41 @@ def _main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
         request = checked_request(options)
         every = steps_of(request)
         chosen = select(every, options.only, options.start)
-        if options.force and not options.dry_run:
-            set_runs_aside(chosen, request.study)
-        status = execute(
-            chosen, request.study, force=options.force, dry_run=options.dry_run, workers=options.workers
-        )
+        with contextlib.ExitStack() as holding:
+            if options.force and not options.dry_run:
+                require_writable(request.study.runs)
+                holding.enter_context(held(request.study))
+                set_runs_aside(chosen, request.study)
+            return _run_and_report(request, chosen, every, options, front, holding)
     except (ReidError, OSError) as error:
         print(f"run_all.py: {_in_words(error)}", file=sys.stderr)
         return 2
+
+
+def _run_and_report(
+    request: Request,
+    chosen: list[Step],
+    every: list[Step],
+    options: argparse.Namespace,
+    front: Front,
+    holding: contextlib.ExitStack,
+) -> int:
+    """Runs the chosen steps and builds the report. Returns the exit status.
+
+    From the first file that is written, the study is held until `holding` ends.
+    """
+    status = execute(
+        chosen,
+        request.study,
+        force=options.force,
+        dry_run=options.dry_run,
+        workers=options.workers,
+        holding=holding,
+    )
     if options.dry_run or status == 130:
         return status
     try:
-        print(f"Report: {make_report(request, every, front)}")
+        print(f"Report: {make_report(request, every, front, holding)}", flush=True)
     except (ReidError, OSError) as error:
         print(f"run_all.py: the report cannot be made: {_in_words(error)}", file=sys.stderr)
         return 1
@@ -153,26 +179,19 @@ def _show_references(options: argparse.Namespace, steps_of: StepsOf, front: Fron
         print(f"{study.title}. {study.sentence}", *study.left_out, sep="\n  ", flush=True)
         request = reference_request(study, options.results)
         try:
-            if not options.dry_run:
+            with contextlib.ExitStack() as holding:
                 points = recorded_points(study)
-                require_writable(request.study.tables)
-                request.study.save_table(points, "reference_points")
-            status = execute(
-                asked, request.study, force=options.force, dry_run=options.dry_run, workers=options.workers
-            )
+                if not options.dry_run and not request.study.has_table(points, "reference_points"):
+                    require_writable(request.study.tables)
+                    holding.enter_context(held(request.study))
+                    request.study.save_table(points, "reference_points")
+                own_front = _front_of(study, front)
+                statuses.append(_run_and_report(request, asked, steps, options, own_front, holding))
         except (ReidError, OSError) as error:
             print(f"run_all.py: {_in_words(error)}", file=sys.stderr)
             return 2
-        statuses.append(status)
-        if status == 130:
-            return status
-        if options.dry_run:
-            continue
-        try:
-            print(f"Report: {make_report(request, steps, _front_of(study, front))}", flush=True)
-        except (ReidError, OSError) as error:
-            print(f"run_all.py: the report cannot be made: {_in_words(error)}", file=sys.stderr)
-            statuses.append(1)
+        if statuses[-1] == 130:
+            return 130
     return max(statuses)
 
 
@@ -624,7 +643,6 @@ def set_runs_aside(steps: list[Step], study: Study) -> None:
     """Sets aside the finished runs of these steps, so that they are made again instead of shown."""
     products = [Path(product) for step in steps for product in step.produces]
     names = {product.parts[1] for product in products if product.parts[0] == study.runs.name}
-    require_writable(study.runs)
     for folder in sorted(study.runs / name for name in names if (study.runs / name).exists()):
         from reidlib.training.run_folder import RunFolder  # imports torch
 
@@ -635,8 +653,13 @@ def set_runs_aside(steps: list[Step], study: Study) -> None:
 # ---------------------------------------------------------------------------------------------------- report
 
 
-def make_report(request: Request, steps: list[Step], front: Front) -> Path:
-    """Builds the report if anything that it shows has changed, and returns the path of its index page."""
+def make_report(
+    request: Request, steps: list[Step], front: Front, holding: contextlib.ExitStack | None = None
+) -> Path:
+    """Builds the report if anything that it shows has changed, and returns the path of its index page.
+
+    The study is held meanwhile, or until `holding` ends.
+    """
     study = request.study
     shown = [] if request.checkpoint else steps  # []: a page for every checkpoint that was scored
     state = study.steps / "report.json"
@@ -656,12 +679,14 @@ def make_report(request: Request, steps: list[Step], front: Front) -> Path:
         facts["Weights"] = "released ones, scored only: nothing was trained here"
     require_writable(study.report)
     require_writable(state.parent)
-    state.unlink(missing_ok=True)
-    index = build_report(study, title=front.title, facts=facts, steps=shown)
-    outside = outside_references(index.parent)
-    if outside:  # a bug
-        raise RuntimeError(f"The report refers to what lies outside it: {outside}")
-    write_json(state, {"made_from": _report_digest(request, shown, front)})
+    with contextlib.ExitStack() as own:
+        (holding or own).enter_context(held(study))
+        state.unlink(missing_ok=True)
+        index = build_report(study, title=front.title, facts=facts, steps=shown)
+        outside = outside_references(index.parent)
+        if outside:  # a bug
+            raise RuntimeError(f"The report refers to what lies outside it: {outside}")
+        write_json(state, {"made_from": _report_digest(request, shown, front)})
     return index
 
 

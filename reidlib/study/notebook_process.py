@@ -1,22 +1,31 @@
-"""Runs one notebook through papermill: `python -m reidlib.study.notebook_process TASK`, one process per step.
+"""Runs one notebook through papermill: `python -m reidlib.study.notebook_process TASK PARENT PIPE`.
 
-TASK is a JSON file: notebook, output, parameters, figures (how many the notebook has to show), repository,
-parent (the pipeline's process id). The process writes outcome.json beside it: {"error": "" or what went
-wrong}. The kernel is always the running Python, whatever kernels are registered on the machine, and whatever
-the user's profile of IPython says.
+TASK is the JSON file that `reidlib.study.pipeline` writes for a step, PARENT the process id of whoever
+watches, PIPE a file descriptor for the report: {"error": "" or what went wrong, "lacks": whether it lacks
+runs, "peak_memory": bytes, "cpu_seconds"}. A finished step's notebook is put in its place and its state file
+is written here. The kernel is always the running Python, whatever kernels are registered on the machine, and
+whatever the user's profile of IPython says.
 """
 
 from reidlib.study.notebook_files import nbformat  # first: papermill would import it slowly
 
 # isort: split
 
+import datetime
+import importlib.metadata
+import json
 import os
+import platform
 import re
+import resource
+import secrets
 import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
+from typing import Any
 
 import papermill
 from jupyter_client import AsyncKernelManager
@@ -24,8 +33,15 @@ from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
 from papermill.iorw import LocalHandler, papermill_io
 
-from reidlib.files import read_json, write_atomically, write_json
-from reidlib.study.notebook_files import PICTURES
+from reidlib.errors import ReidError
+from reidlib.files import WRITTEN, bring_to_disk, read_json, write_atomically, write_json, written_files
+from reidlib.study.fingerprints import finished_runs, outputs_of, run_id
+from reidlib.study.notebook_files import LACKING, PICTURES
+from reidlib.study.results import Study
+from reidlib.study.steps import Step
+
+VERSIONS_OF = ("torch", "torchvision", "numpy", "papermill")
+LONGEST_REPORT = 8000  # characters of an error; a pipe holds more
 
 
 class ThisInterpreter(AsyncKernelManager):
@@ -44,21 +60,59 @@ class AnyNames(LocalHandler):
         super().write(buf.encode(errors="backslashreplace").decode(), path)
 
 
-def run_task(task_path: Path) -> None:
-    """Executes one notebook and writes outcome.json: {"error": "" or one line}."""
-    # A shell starts background jobs with SIGINT ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def run_task(task_path: Path) -> dict[str, Any]:
+    """Executes one notebook and keeps what it made. Returns the report."""
+    started = time.monotonic()
     task = read_json(task_path)
-    threading.Thread(target=_end_with_parent, args=(task["parent"],), daemon=True).start()
+    study = Study(**{**task["study"], "root": Path(task["study"]["root"])})
+    if study.reference:
+        study = Study(**{**task["study"], "root": study.root, "reference": Path(study.reference)})
+    step = Step(**task["step"])
     _prepare_environment(task_path, task["repository"])
+    report = _execute(task)
+    missing = [name for name in step.produces if not (study.root / name).exists()]
+    if not report["error"] and missing:
+        report["error"] = f"it finished, but did not write {', '.join(missing)}"
+    kept = step.failed(study) if report["error"] else step.executed(study)
+    for path in (step.failed(study), step.executed(study)):
+        path.unlink(missing_ok=True)
+    Path(task["output"]).replace(kept)
+    bring_to_disk(kept.parent)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    report["cpu_seconds"] = round(sum(one.ru_utime + one.ru_stime for one in used), 1)
+    # The largest of the kernel and its processes; macOS counts bytes.
+    report["peak_memory"] = used[1].ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if report["error"] and not report["lacks"]:
+        return report
+    write_json(
+        step.state(study),
+        {
+            **task["planned"],
+            "run": secrets.token_hex(8),
+            "needs_run": {name: run_id(name, study) for name in step.needs},
+            "outputs": outputs_of(step, study, written_files(_notes(task_path))),
+            "lacks": finished_runs(study) if report["lacks"] else [],
+            "seconds": round(time.monotonic() - started, 1),
+            "cpu_seconds": report["cpu_seconds"],
+            "peak_memory": report["peak_memory"],
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": {"python": platform.python_version()}
+            | {name: _version(name) for name in VERSIONS_OF},
+        },
+    )
+    return report
+
+
+def _execute(task: dict[str, Any]) -> dict[str, Any]:
+    """Executes the notebook into the task's output. Returns {"error", "lacks"}."""
     notebook, output = Path(task["notebook"]), Path(task["output"])
-    error = ""
+    error, lacks = "", False
     papermill_io.register("/", AnyNames())
     try:
         papermill.execute_notebook(
             notebook,
             output,
-            task["parameters"],
+            task["step"]["parameters"],
             kernel_name="python3",
             language="python",
             cwd=notebook.parent,
@@ -73,7 +127,7 @@ def run_task(task_path: Path) -> None:
             if problem.ename in _own_errors(Path(task["repository"]))
             else f"{problem.ename}: {last}"
         )
-        error = f"cell [{problem.exec_count}]: {message}"
+        error, lacks = f"cell [{problem.exec_count}]: {message}", problem.ename in LACKING
     except DeadKernelError:
         error = "its kernel died; the machine may have run out of memory."
     executed = nbformat.read(output, as_version=4)
@@ -86,7 +140,18 @@ def run_task(task_path: Path) -> None:
     # The names replace absolute paths of this machine.
     executed.metadata.papermill.update(input_path=notebook.name, output_path=output.name)
     write_atomically(output, (nbformat.writes(executed) + "\n").encode(errors="backslashreplace"))
-    write_json(task_path.with_name("outcome.json"), {"error": error})
+    return {"error": error, "lacks": lacks}
+
+
+def _notes(task_path: Path) -> Path:
+    return task_path.with_name("written.txt")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _prepare_environment(task_path: Path, repository: str) -> None:
@@ -99,6 +164,7 @@ def _prepare_environment(task_path: Path, repository: str) -> None:
     os.environ.pop("PYTHONSTARTUP", None)
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     os.environ["MATPLOTLIBRC"] = os.devnull
+    os.environ[WRITTEN] = str(_notes(task_path))
 
 
 def _pictures(notebook) -> int:
@@ -130,5 +196,21 @@ def _end_with_parent(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+def _main(task_path: str, parent: str, pipe: str) -> None:
+    # A shell starts background jobs with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_end_with_parent, args=(int(parent),), daemon=True).start()
+    try:
+        report = run_task(Path(task_path))
+    except (OSError, ReidError) as error:  # such as a full disk
+        report = {"error": f"its results cannot be kept: {error}", "lacks": False}
+    except Exception as error:  # noqa: BLE001  # a bug, which nobody would see in the log
+        traceback.print_exc()
+        report = {"error": f"its process failed with {type(error).__name__}: {error}", "lacks": False}
+    report["error"] = report["error"][:LONGEST_REPORT]
+    with os.fdopen(int(pipe), "w") as reports:
+        json.dump(report, reports)
+
+
 if __name__ == "__main__":
-    run_task(Path(sys.argv[1]))
+    _main(*sys.argv[1:])

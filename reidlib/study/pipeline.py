@@ -6,38 +6,43 @@ changed, its executed copy gets the new text.
 """
 
 import contextlib
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import secrets
-import signal
+import shutil
 import socket
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
-from reidlib.errors import ReidError
-from reidlib.files import REPOSITORY, read_json, require_writable, write_atomically, write_json
+from reidlib.files import (
+    REPOSITORY,
+    FileError,
+    plain,
+    read_json,
+    require_writable,
+    write_atomically,
+    write_json,
+)
 from reidlib.progress import MAIN_UNIT, VARIABLE, fraction, read_state, tqdm_class
-from reidlib.study.fingerprints import StepPlan, plan_steps, run_id
+from reidlib.study.fingerprints import StepPlan, looked_at, plan_steps
+from reidlib.study.holding import held
+from reidlib.study.interrupts import Interrupts, interrupts
 from reidlib.study.results import Study
+from reidlib.study.step_process import GO, PATIENCE, STARTED, run_step
 from reidlib.study.steps import PipelineError, Step, notebook_path
 
 LOOPBACK = "127.0.0.1"
 POLL = 0.1  # seconds between two looks at the running steps
-STOP_WITHIN = 15  # seconds that a kernel may take to stop after Ctrl-C before it is killed
+PROGRESS = "progress.json"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Freed memory stays with the process. Otherwise it goes back to the system after every training step, and
 # asking for it again costs 4 to 6 % of a step on a CPU. These variables are glibc's; other C libraries ignore
 # them.
 KEEP_MEMORY = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(1 << 30))
-VERSIONS_OF = ("torch", "torchvision", "numpy", "papermill")
 
 
 def execute(
@@ -49,6 +54,7 @@ def execute(
     workers: int | None = None,
     stream=None,
     repository: Path = REPOSITORY,
+    holding: contextlib.ExitStack | None = None,
 ) -> int:
     """Runs the steps that are out of date, in order. A step waits for those it needs.
 
@@ -61,6 +67,7 @@ def execute(
         workers: how many steps run at a time; None: `default_workers()`.
         stream: where messages go; None: standard error.
         repository: the checkout whose notebooks and code are used.
+        holding: the study is held until this ends, if something is to be run; None: until the last step.
 
     Returns:
         The exit status: 0 done, 1 a step failed, 130 interrupted.
@@ -72,7 +79,8 @@ def execute(
     stream = stream or sys.stderr
     if workers is not None and workers < 1:
         raise PipelineError(f"The number of workers must be at least 1, not {workers}.")
-    plans = plan_steps(list(steps), study, force, repository)
+    steps = list(steps)
+    plans = plan_steps(steps, study, force, repository)
     if dry_run:
         width = max((len(plan.step.name) for plan in plans), default=0)
         for plan in plans:
@@ -80,29 +88,41 @@ def execute(
             print(f"{plan.step.name:{width}}  {f'run: {plan.reason}' if plan.reason else state}", file=stream)
         return 0
     _require_places(plans, study)
-    if any(plan.reason for plan in plans):
-        _require_loopback()
+    if any(plan.reason or plan.refresh for plan in plans):
+        with contextlib.ExitStack() as own:
+            (holding or own).enter_context(held(study))
+            # Another call may have made some of it meanwhile.
+            plans = plan_steps(steps, study, force, repository)
+            status = _run(plans, study, workers, stream, repository)
+        if status:
+            return status
+    _summarize(plans, stream)
+    return 1 if any(plan.status in ("failed", "skipped") for plan in plans) else 0
+
+
+def _run(plans: list[StepPlan], study: Study, workers: int | None, stream, repository: Path) -> int:
+    """Runs what has a reason, and puts new text into executed copies. Returns 130 if interrupted, else 0."""
     for plan in plans:
         if plan.refresh:
             _refresh_text(plan, study, repository)
-    with _scratch_folder() as scratch, _terminate_as_interrupt():
-        if workers is None:
-            workers = default_workers() if any(plan.reason for plan in plans) else 1
-        runner = _Runner(plans, study, workers, stream, repository, scratch)
+    if not any(plan.reason for plan in plans):
+        return 0
+    _require_loopback()
+    with interrupts() as asked, _scratch_folder(study) as scratch:
+        runner = _Runner(plans, study, workers or default_workers(), stream, repository, scratch)
         try:
             runner.run()
         except KeyboardInterrupt:
-            kept = runner.stop()
+            kept = runner.stop(asked)
             print(
                 f"Interrupted. {kept} finished steps are kept; the same command goes on from there.",
                 file=stream,
             )
             return 130
         except BaseException:  # such as a closed pipe where messages go
-            runner.stop()
+            runner.stop(asked)
             raise
-    _summarize(plans, stream)
-    return 1 if any(plan.status in ("failed", "skipped") for plan in plans) else 0
+    return 0
 
 
 def _require_places(plans: list[StepPlan], study: Study) -> None:
@@ -131,17 +151,22 @@ def _require_loopback() -> None:
 
 
 @contextlib.contextmanager
-def _scratch_folder() -> Iterator[Path]:
-    """A folder for what running steps tell each other; removed at the end."""
+def _scratch_folder(study: Study) -> Iterator[Path]:
+    """A folder for what running steps tell each other; removed at the end.
+
+    It lies in the study and not among the system's temporary files, which may be full or on another machine.
+    """
+    for left in study.root.glob(".running-*"):  # by a call that was killed: this one holds the study
+        shutil.rmtree(left, ignore_errors=True)
+    scratch = study.root / f".running-{secrets.token_hex(4)}"
     try:
-        scratch = tempfile.TemporaryDirectory(prefix="reidlib-", ignore_cleanup_errors=True)
+        scratch.mkdir(parents=True)
     except OSError as error:
-        raise PipelineError(
-            f"There is no place for temporary files ({error.strerror}). Set TMPDIR to a folder that can be "
-            "written."
-        ) from error
-    with scratch as folder:
-        yield Path(folder)
+        raise FileError(f"{scratch} cannot be made ({error.strerror}). Make room or allow that.") from error
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def default_workers() -> int:
@@ -167,8 +192,13 @@ class _Runner:
         self.plans, self.study, self.workers = plans, study, workers
         self.stream, self.repository, self.scratch = stream, repository, scratch
         self.bars = stream.isatty()
-        self.running: list[_Running] = []
         self.todo = [plan for plan in plans if plan.reason]
+        self.running: dict[str, _Shown] = {}  # by the step's name
+        self.pool = ThreadPoolExecutor(workers)
+        self.futures: dict[str, Future] = {}
+        (scratch / STARTED).mkdir()
+        for name in (GO, PATIENCE):
+            (scratch / name).touch()
         total = sum(plan.step.weight for plan in self.todo)
         layout = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
         self.bar = tqdm_class()(
@@ -177,144 +207,141 @@ class _Runner:
 
     def run(self) -> None:
         try:
-            while self.running or any(plan.status == "waiting" for plan in self.plans):
-                self._start_ready()
+            for plan in self.todo:
+                self._submit(plan)
+            while any(plan.status in ("waiting", "running") for plan in self.todo):
                 time.sleep(POLL)
-                for job in list(self.running):
-                    self._look_at(job)
+                started = {path.name for path in (self.scratch / STARTED).iterdir()}
+                for plan in self.todo:
+                    if plan.status == "waiting" and self._folder(plan).name in started:
+                        self._show(plan)
+                    if plan.status in ("waiting", "running") and self.futures[plan.step.name].done():
+                        self._finish(plan)
                 self._draw()
         finally:
             self.bar.close()
 
-    def stop(self) -> int:
-        """Ends every running step and its kernel; returns how many steps were finished in this call."""
-        for job in self.running:
-            job.process.send_signal(signal.SIGINT)  # the kernel is shut down by the process that started it
-        for job in self.running:
-            try:
-                job.process.wait(STOP_WITHIN)
-            except subprocess.TimeoutExpired:
-                job.process.kill()  # its kernel sees that its parent is gone, and ends
-            job.output.unlink(missing_ok=True)
-            job.close()
-        return sum(plan.status == "done" for plan in self.plans)
+    def stop(self, asked: Interrupts) -> int:
+        """Ends every running step and its kernel; returns how many steps were finished in this call.
 
-    def _start_ready(self) -> None:
-        statuses = {plan.step.name: plan.status for plan in self.plans}
-        for plan in self.plans:
-            if plan.status != "waiting":
-                continue
-            needs = [statuses.get(name, "done") for name in plan.step.needs]
-            if "failed" in needs or "skipped" in needs:
-                plan.status = statuses[plan.step.name] = "skipped"
-                self.bar.total -= plan.step.weight
-            elif len(self.running) < self.workers and not {"waiting", "running"} & {*needs}:
-                folder = self.scratch / f"step{self.plans.index(plan)}"
-                folder.mkdir()
-                slots = {job.slot for job in self.running}
-                slot = min(number for number in range(self.workers) if number not in slots)
-                if not self.bars:
-                    self._say(f"start   {plan.step.name}  ({plan.reason})")
-                try:
-                    self.running.append(_Running(plan, self, folder, slot))
-                    plan.status = "running"
-                except (OSError, ReidError) as error:  # its place was closed, or no process can be started
-                    plan.status = statuses[plan.step.name] = "failed"
-                    self._say(f"FAILED  {plan.step.name}: it cannot be started: {error}")
+        A second interrupt meanwhile kills the kernels that do not stop at once.
+        """
+        (self.scratch / GO).unlink(missing_ok=True)
+        for future in self.futures.values():
+            future.cancel()
+        while not all(future.done() for future in self.futures.values()):
+            if asked.count > 1:
+                (self.scratch / PATIENCE).unlink(missing_ok=True)
+            time.sleep(POLL)
+        self.pool.shutdown()
+        for shown in self.running.values():
+            shown.close()
+        return sum(
+            not future.cancelled() and not future.result()["error"] and not future.result()["skipped"]
+            for future in self.futures.values()
+        )
 
-    def _look_at(self, job: "_Running") -> None:
+    def _folder(self, plan: StepPlan) -> Path:
+        return self.scratch / f"step{self.plans.index(plan)}"
+
+    def _submit(self, plan: StepPlan) -> None:
+        """Hands a step to a worker, where it waits for those that it needs; they were handed over first."""
+        step, study, folder = plan.step, self.study, self._folder(plan)
+        folder.mkdir()
+        task = {
+            "notebook": str(notebook_path(step, self.repository)),
+            "output": str(step.executed(study).with_name(f".{step.executed(study).stem}.running.ipynb")),
+            "executed": str(step.executed(study)),
+            "failed": str(step.failed(study)),
+            "state": str(step.state(study)),
+            "figures": sum(Path(name).match("figures/*.png") for name in step.produces),
+            "repository": str(self.repository),
+            "library": str(REPOSITORY),
+            "study": asdict(study),
+            "step": asdict(step),
+            "planned": {"fingerprint": plan.fingerprint, "parts": plan.parts, "text": plan.text},
+            "defaults": KEEP_MEMORY | dict.fromkeys(THREAD_VARIABLES, str(self._threads())),
+            # Silences the debugger's warning about frozen modules.
+            "environment": {VARIABLE: str(folder / PROGRESS), "PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+        }
+        (folder / "task.json").write_text(json.dumps(plain(task)))
+        needs = [self.futures[name] for name in step.needs if name in self.futures]
+        self.futures[step.name] = self.pool.submit(
+            lambda: run_step(str(folder), [need.result() for need in needs])
+        )
+
+    def _threads(self) -> int:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // self.workers)
+
+    def _show(self, plan: StepPlan) -> None:
+        plan.status = "running"
+        slots = {shown.slot for shown in self.running.values()}
+        slot = min(number for number in range(len(self.running) + 1) if number not in slots)
+        self.running[plan.step.name] = _Shown(plan, self._folder(plan) / PROGRESS, slot, self.stream)
         if not self.bars:
-            for line in job.new_lines():
-                self._say(f"[{job.plan.step.name}] {line}")
-        if job.process.poll() is None:
-            return
-        self.running.remove(job)
+            self._say(f"start   {plan.step.name}  ({plan.reason})")
+
+    def _say_lines(self, shown: "_Shown") -> None:
         if not self.bars:
-            for line in job.new_lines():
-                self._say(f"[{job.plan.step.name}] {line}")
-        job.close()
-        plan = job.plan
-        plan.seconds = time.monotonic() - job.started
-        try:
-            problem = job.finish()
-        except (OSError, ReidError) as error:
-            problem = f"FAILED  {plan.step.name}: its results cannot be kept: {error}"
-        plan.status = "failed" if problem else "done"
-        self._say(problem or f"done    {plan.step.name}  {plan.seconds:.0f} s")
+            for line in shown.new_lines():
+                self._say(f"[{shown.plan.step.name}] {line}")
+
+    def _finish(self, plan: StepPlan) -> None:
+        name, outcome = plan.step.name, self.futures[plan.step.name].result()
+        if shown := self.running.pop(name, None):
+            self._say_lines(shown)
+            shown.close()
+        plan.seconds = outcome["seconds"]
+        failed = plan.step.failed(self.study)
+        if outcome["skipped"]:
+            plan.status = "skipped"
+            self.bar.total -= plan.step.weight
+        elif outcome["lacks"]:
+            plan.status = "lacks runs"
+            self._say(f"no runs {name}: {outcome['error']}")
+        elif outcome["error"]:
+            plan.status = "failed"
+            where = f"\n        notebook with the traceback: {failed}" if failed.is_file() else ""
+            self._say(f"FAILED  {name}: {outcome['error']}{where}")
+        else:
+            plan.status = "done"
+            self._say(f"done    {name}  {plan.seconds:.0f} s")
 
     def _draw(self) -> None:
-        finished = sum(plan.step.weight for plan in self.todo if plan.status in ("done", "failed"))
-        self.bar.n = finished + sum(job.plan.step.weight * job.share() for job in self.running)
-        count = sum(plan.status in ("done", "failed") for plan in self.todo)
-        self.bar.set_description_str(f"study: {count}/{len(self.todo)} steps", refresh=False)
+        ended = [plan for plan in self.todo if plan.status in ("done", "failed", "lacks runs")]
+        self.bar.n = sum(plan.step.weight for plan in ended)
+        self.bar.n += sum(shown.plan.step.weight * shown.share() for shown in self.running.values())
+        self.bar.set_description_str(f"study: {len(ended)}/{len(self.todo)} steps", refresh=False)
         self.bar.refresh()
-        for job in self.running:
-            job.draw()
+        for shown in self.running.values():
+            self._say_lines(shown)
+            shown.draw()
 
     def _say(self, text: str) -> None:
         tqdm_class().write(text, file=self.stream)
         self.stream.flush()
 
 
-class _Running:
-    """One step that runs: its process, and the bar for it."""
+class _Shown:
+    """The bar and the lines of a step that runs.
 
-    def __init__(self, plan: StepPlan, runner: _Runner, folder: Path, slot: int):
-        self.plan, self.runner, self.folder, self.slot = plan, runner, folder, slot
-        step, study = plan.step, runner.study
-        self.output = step.executed(study).with_name(f".{step.executed(study).stem}.running.ipynb")
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        step.state(study).unlink(missing_ok=True)  # from now on the step is unfinished, whatever happens
-        self.progress = folder / "progress.json"
+    progress: what its kernel writes (`reidlib.progress`).
+    """
+
+    def __init__(self, plan: StepPlan, progress: Path, slot: int, stream):
+        self.plan, self.progress, self.slot = plan, progress, slot
         self.lines_read = 0
         self.highest_share = 0.0
-        self.started = time.monotonic()
-        task = {
-            "notebook": str(notebook_path(step, runner.repository)),
-            "output": str(self.output),
-            "parameters": step.parameters,
-            "figures": sum(Path(name).match("figures/*.png") for name in step.produces),
-            "repository": str(runner.repository),
-            "parent": os.getpid(),
-        }
-        (folder / "task.json").write_text(json.dumps(task))
-        with (folder / "log.txt").open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "reidlib.study.notebook_process", str(folder / "task.json")],
-                env=self._environment(),
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C reaches only the pipeline, which then stops its steps
-            )
-        layout = "  {desc} [{elapsed}]"
         self.bar = tqdm_class()(
             total=1.0,
             position=slot + 1,
             leave=False,
-            file=runner.stream,
-            disable=not runner.bars,
-            bar_format=layout,
-            desc=step.name,
+            file=stream,
+            disable=not stream.isatty(),
+            bar_format="  {desc} [{elapsed}]",
+            desc=plan.step.name,
         )
-
-    def _environment(self) -> dict[str, str]:
-        paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-        environment = {**os.environ, VARIABLE: str(self.progress), "PYTHONPATH": paths}
-        # Silences the debugger's warning about frozen modules.
-        environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-        environment = KEEP_MEMORY | environment
-        try:
-            Path.home()
-        except RuntimeError:  # Jupyter does not start for a user without a home
-            environment |= {"HOME": str(self.runner.scratch), "USER": environment.get("USER", "nobody")}
-        if self.runner.workers > 1:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            environment = (
-                dict.fromkeys(THREAD_VARIABLES, str(max(1, cores // self.runner.workers))) | environment
-            )
-        return environment
 
     def new_lines(self) -> list[str]:
         """The complete lines that were added since the last call."""
@@ -352,59 +379,6 @@ class _Running:
     def close(self) -> None:
         self.bar.close()
 
-    def finish(self) -> str:
-        """Moves the executed notebook to its place and writes the state file.
-
-        Returns what went wrong, or "". A failed step gets no state file.
-        """
-        step, study = self.plan.step, self.runner.study
-        outcome = self._outcome()
-        missing = [name for name in step.produces if not (study.root / name).exists()]
-        if not outcome["error"] and missing:
-            outcome["error"] = f"it finished, but did not write {', '.join(missing)}"
-        kept = step.failed(study) if outcome["error"] else step.executed(study)
-        for path in (step.failed(study), step.executed(study)):
-            path.unlink(missing_ok=True)
-        if self.output.is_file():
-            self.output.replace(kept)
-        if outcome["error"]:
-            where = f"\n        notebook with the traceback: {kept}" if kept.is_file() else ""
-            return f"FAILED  {step.name}: {outcome['error']}{where}"
-        needs_run = {name: run_id(name, study) for name in step.needs}
-        write_json(
-            step.state(study),
-            {
-                "fingerprint": self.plan.fingerprint,
-                "parts": self.plan.parts,
-                "text": self.plan.text,
-                "run": secrets.token_hex(8),
-                "needs_run": needs_run,
-                "seconds": round(self.plan.seconds, 1),
-                "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "versions": {"python": platform.python_version()}
-                | {name: _version(name) for name in VERSIONS_OF},
-            },
-        )
-        return ""
-
-    def _outcome(self) -> dict:
-        path = self.folder / "outcome.json"
-        if path.is_file():
-            return read_json(path)
-        last = (
-            (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        )
-        return {
-            "error": f"its process ended with code {self.process.returncode}: {''.join(last) or 'no message'}"
-        }
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
 
 def _summarize(plans: list[StepPlan], stream) -> None:
     if all(plan.status == "up to date" for plan in plans):
@@ -436,17 +410,7 @@ def _refresh_text(plan: StepPlan, study: Study, repository: Path) -> None:
             fresh += injected
     executed.cells = fresh
     write_atomically(plan.step.executed(study), nbformat.writes(executed) + "\n")
-    write_json(plan.step.state(study), read_json(plan.step.state(study)) | {"text": plan.text})
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt():
-    """Makes SIGTERM stop the study as Ctrl-C does. Only the main thread may set a signal handler."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    state, executed = plan.step.state(study), plan.step.executed(study)
+    kept = read_json(state)
+    outputs = {**kept["outputs"], str(executed.relative_to(study.root)): looked_at(executed)}
+    write_json(state, kept | {"text": plan.text, "outputs": outputs})
