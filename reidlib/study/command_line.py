@@ -41,6 +41,7 @@ from reidlib.study.reference import PLANS, ReferenceStudy, read_reference, recor
 from reidlib.study.results import REFERENCE, Study, open_study
 from reidlib.study.runs import study_dataset, synthetic_options
 from reidlib.study.steps import PipelineError, Step, select
+from reidlib.study.verify import REPORT, page_digests, verify
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
         front: what the report's first page says.
 
     Returns:
-        The exit status: 0 done, 1 a step failed or nobody reads the output any more, 2 wrong call (nothing is
-        written), 130 interrupted.
+        The exit status: 0 done, 1 a step failed, something is not as it was written (--verify) or nobody
+        reads the output any more, 2 wrong call (nothing is written), 130 interrupted.
     """
     _mend_streams()
     try:
@@ -147,6 +148,8 @@ def _run_and_report(
 
     From the first file that is written, the study is held until `holding` ends.
     """
+    if options.verify:
+        return _verify(chosen, request.study)
     status = execute(
         chosen,
         request.study,
@@ -165,6 +168,13 @@ def _run_and_report(
     return status
 
 
+def _verify(steps: list[Step], study: Study) -> int:
+    """Prints what is not as it was written. Returns the exit status."""
+    found = verify(steps, study)
+    print("\n".join(found) or f"{study.root}: everything is as it was written, by this code.", flush=True)
+    return 1 if found else 0
+
+
 def _show_references(options: argparse.Namespace, steps_of: StepsOf, front: Front) -> int:
     """Makes the pages of the reference studies from their committed runs. Returns the exit status."""
     try:
@@ -181,7 +191,8 @@ def _show_references(options: argparse.Namespace, steps_of: StepsOf, front: Fron
         try:
             with contextlib.ExitStack() as holding:
                 points = recorded_points(study)
-                if not options.dry_run and not request.study.has_table(points, "reference_points"):
+                looks = options.dry_run or options.verify
+                if not looks and not request.study.has_table(points, "reference_points"):
                     require_writable(request.study.tables)
                     holding.enter_context(held(request.study))
                     request.study.save_table(points, "reference_points")
@@ -442,6 +453,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--force", action="store_true", help="run steps that are up to date, too")
     add("--dry-run", action="store_true", help="print what would run and why; write nothing")
     add(
+        "--verify",
+        action="store_true",
+        help="read everything that was recorded and name what was changed, is missing or was made by other "
+        "code (exit status 1 then); write nothing",
+    )
+    add(
         "--workers",
         action=_Once,
         type=int,
@@ -456,6 +473,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="folder of the studies (default: results/ of this checkout)",
     )
     options = parser.parse_args(arguments)
+    if options.verify and (options.force or options.dry_run):
+        parser.error("--verify only looks: leave out --force and --dry-run.")
     options.profile = options.profile or ("paper" if options.checkpoint else "demo")
     return options
 
@@ -662,7 +681,7 @@ def make_report(
     """
     study = request.study
     shown = [] if request.checkpoint else steps  # []: a page for every checkpoint that was scored
-    state = study.steps / "report.json"
+    state = study.steps / f"{REPORT}.json"
     index = study.report / "index.html"
     if _is_current(state, _report_digest(request, shown, front)):
         return index
@@ -686,7 +705,8 @@ def make_report(
         outside = outside_references(index.parent)
         if outside:  # a bug
             raise RuntimeError(f"The report refers to what lies outside it: {outside}")
-        write_json(state, {"made_from": _report_digest(request, shown, front)})
+        pages = page_digests(study.report)
+        write_json(state, {"made_from": _report_digest(request, shown, front), "pages": pages})
     return index
 
 
@@ -704,8 +724,8 @@ def _facts_of_this_call() -> dict[str, str]:
 
 def _is_current(state: Path, made_from: str) -> bool:
     try:
-        return read_json(state) == {"made_from": made_from}
-    except FileError:  # none yet, or a damaged one
+        return read_json(state)["made_from"] == made_from
+    except (FileError, KeyError, TypeError):  # none yet, or a damaged one
         return False
 
 
