@@ -9,8 +9,10 @@ import contextlib
 import errno
 import importlib.metadata
 import itertools
+import math
 import os
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -156,6 +158,9 @@ def _run_and_report(
         force=options.force,
         dry_run=options.dry_run,
         workers=options.workers,
+        threads=options.threads,
+        scheduler=options.scheduler,
+        timeout=60 * options.timeout,
         holding=holding,
     )
     if options.dry_run or status == 130:
@@ -463,7 +468,31 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         action=_Once,
         type=int,
         metavar="N",
-        help="steps at a time, sharing the cores (default: one on a GPU, else one a core and at most four)",
+        help="steps at a time (default: one on a GPU, else one a core and at most four)",
+    )
+    add(
+        "--threads",
+        action=_Once,
+        type=int,
+        metavar="N",
+        help="CPU threads of every step, however many run at a time: their number changes how sums are "
+        "rounded (default: the cores divided by the GPUs, or by at most four)",
+    )
+    add(
+        "--scheduler",
+        action=_Once,
+        default="",
+        metavar="ADDRESS",
+        help="run the steps on the workers of this Dask scheduler, such as tcp://HOST:8786; --results must "
+        "lie on a file system that they share",
+    )
+    add(
+        "--timeout",
+        action=_Once,
+        type=float,
+        default=0,
+        metavar="MINUTES",
+        help="end a step that takes longer (default: none does)",
     )
     add(
         "--results",
@@ -528,11 +557,20 @@ def checked_request(options: argparse.Namespace) -> Request:
 
 
 def _check_workers(options: argparse.Namespace) -> None:
-    if options.workers is not None and not 1 <= options.workers <= MOST_WORKERS:
+    for name in ("workers", "threads"):
+        value = getattr(options, name)
+        if value is not None and not 1 <= value <= MOST_WORKERS:
+            raise ConfigError(
+                f"--{name} {in_short(value)}: expected a whole number, 1 or more and at most {MOST_WORKERS}."
+            )
+    if options.scheduler and options.workers is not None:
+        raise ConfigError("--scheduler has workers of its own: leave out --workers.")
+    if options.scheduler and not re.fullmatch(r"(tcp|tls|ws|wss)://\S+:\d+", options.scheduler):
         raise ConfigError(
-            f"--workers {in_short(options.workers)}: expected a whole number, 1 or more and at most "
-            f"{MOST_WORKERS}."
+            f"--scheduler {in_short(options.scheduler)}: expected an address such as tcp://HOST:8786."
         )
+    if not 0 <= options.timeout < math.inf:
+        raise ConfigError(f"--timeout {options.timeout}: expected minutes, 0 or more.")
 
 
 def switch_names(asked: list[str] | None, profile: str, default: tuple[str, ...]) -> tuple[str, ...]:

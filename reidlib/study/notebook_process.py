@@ -11,6 +11,7 @@ from reidlib.study.notebook_files import nbformat  # first: papermill would impo
 
 # isort: split
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -28,13 +29,23 @@ from pathlib import Path
 from typing import Any
 
 import papermill
+import psutil
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
 from papermill.iorw import LocalHandler, papermill_io
 
+from reidlib.config import experiment_for
 from reidlib.errors import ReidError
-from reidlib.files import WRITTEN, bring_to_disk, read_json, write_atomically, write_json, written_files
+from reidlib.files import (
+    WRITTEN,
+    bring_to_disk,
+    locked,
+    read_json,
+    write_atomically,
+    write_json,
+    written_files,
+)
 from reidlib.study.fingerprints import finished_runs, outputs_of, run_id
 from reidlib.study.notebook_files import LACKING, PICTURES
 from reidlib.study.results import Study
@@ -63,6 +74,12 @@ class AnyNames(LocalHandler):
 def run_task(task_path: Path) -> dict[str, Any]:
     """Executes one notebook and keeps what it made. Returns the report."""
     started = time.monotonic()
+    # A worker may have been lost while it watched this step: its notebook's process ends, but not at once.
+    with locked(task_path.with_name("lock"), wait=True, held="The step runs already."):
+        return _run_alone(task_path, started)
+
+
+def _run_alone(task_path: Path, started: float) -> dict[str, Any]:
     task = read_json(task_path)
     study = Study(**{**task["study"], "root": Path(task["study"]["root"])})
     if study.reference:
@@ -82,6 +99,8 @@ def run_task(task_path: Path) -> dict[str, Any]:
     report["cpu_seconds"] = round(sum(one.ru_utime + one.ru_stime for one in used), 1)
     # The largest of the kernel and its processes; macOS counts bytes.
     report["peak_memory"] = used[1].ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if report.pop("memory"):
+        report["error"] += _about_memory(report["peak_memory"], step)
     if report["error"] and not report["lacks"]:
         return report
     write_json(
@@ -104,9 +123,12 @@ def run_task(task_path: Path) -> dict[str, Any]:
 
 
 def _execute(task: dict[str, Any]) -> dict[str, Any]:
-    """Executes the notebook into the task's output. Returns {"error", "lacks"}."""
+    """Executes the notebook into the task's output. Returns {"error", "lacks", "memory"}.
+
+    memory: whether it ended for want of memory, which does not say so itself.
+    """
     notebook, output = Path(task["notebook"]), Path(task["output"])
-    error, lacks = "", False
+    error, lacks, memory = "", False, False
     papermill_io.register("/", AnyNames())
     try:
         papermill.execute_notebook(
@@ -122,14 +144,14 @@ def _execute(task: dict[str, Any]) -> dict[str, Any]:
         )
     except papermill.PapermillExecutionError as problem:
         last = problem.evalue.strip().splitlines()[-1] if problem.evalue.strip() else "no message"
-        message = (
-            problem.evalue.strip()
-            if problem.ename in _own_errors(Path(task["repository"]))
-            else f"{problem.ename}: {last}"
-        )
+        own = problem.ename in _own_errors(Path(task["repository"]))
+        message = problem.evalue.strip() if own else f"{problem.ename}: {last}"
         error, lacks = f"cell [{problem.exec_count}]: {message}", problem.ename in LACKING
+        memory = not own and any(
+            words in f"{problem.ename}: {problem.evalue}".lower() for words in _OUT_OF_MEMORY
+        )
     except DeadKernelError:
-        error = "its kernel died; the machine may have run out of memory."
+        error, memory = "its kernel died, as it does when memory runs out.", True
     executed = nbformat.read(output, as_version=4)
     shown = _pictures(executed)
     if not error and shown < task["figures"]:
@@ -140,7 +162,44 @@ def _execute(task: dict[str, Any]) -> dict[str, Any]:
     # The names replace absolute paths of this machine.
     executed.metadata.papermill.update(input_path=notebook.name, output_path=output.name)
     write_atomically(output, (nbformat.writes(executed) + "\n").encode(errors="backslashreplace"))
-    return {"error": error, "lacks": lacks}
+    return {"error": error, "lacks": lacks, "memory": memory}
+
+
+# In lower case: Python; PyTorch's allocators; oneDNN, of a layer that finds no address space; C++; Linux.
+_OUT_OF_MEMORY = (
+    "memoryerror", "can't allocate memory", "not enough memory", "out of memory",
+    "could not create a primitive", "bad_alloc", "cannot allocate memory",
+)  # fmt: skip
+
+
+def _about_memory(peak: int, step: Step) -> str:
+    """How much memory a step had when it ended for want of it, and which batch size to try."""
+    limit = min([psutil.virtual_memory().total, *_limits()])
+    text = f" Its peak was {peak / 1e9:.1f} GB of the {limit / 1e9:.1f} GB that it may use"
+    text += "."
+    own = {"method", "dataset", "profile", "overrides"} & step.parameters.keys()
+    try:
+        if "method" in own:
+            overrides = step.parameters.get("overrides", {})
+            labels = {name: step.parameters[name] for name in own - {"method", "overrides"}}
+            experiment = experiment_for(step.parameters["method"], **labels, **overrides)
+            unit = max(experiment.images_per_identity, 2)
+            smaller = experiment.batch_size // 2 // unit * unit
+            if smaller >= 2 * unit:
+                text += f" Try --set batch_size={smaller} (it was {experiment.batch_size})"
+                text += ", or fewer --workers."
+                return text
+    except ReidError:  # parameters that the notebook itself would refuse
+        pass
+    return text + " Try fewer --workers."
+
+
+def _limits() -> list[int]:
+    """The limits that the system sets to this process's memory, in bytes."""
+    found = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return [limit for limit in found if limit > 0]
 
 
 def _notes(task_path: Path) -> Path:

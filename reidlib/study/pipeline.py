@@ -14,9 +14,9 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from reidlib.files import (
     REPOSITORY,
@@ -28,16 +28,18 @@ from reidlib.files import (
     write_json,
 )
 from reidlib.progress import MAIN_UNIT, VARIABLE, fraction, read_state, tqdm_class
+from reidlib.study.engine import LOOPBACK, InTurn, OnCluster, engine_for, gpus_here
 from reidlib.study.fingerprints import StepPlan, looked_at, plan_steps
-from reidlib.study.holding import held
+from reidlib.study.holding import held, holder_file
 from reidlib.study.interrupts import Interrupts, interrupts
 from reidlib.study.results import Study
-from reidlib.study.step_process import GO, PATIENCE, STARTED, run_step
+from reidlib.study.step_process import GO, PATIENCE, STARTED, Outcome, lost
 from reidlib.study.steps import PipelineError, Step, notebook_path
 
-LOOPBACK = "127.0.0.1"
 POLL = 0.1  # seconds between two looks at the running steps
 PROGRESS = "progress.json"
+MOST_AT_A_TIME = 4  # steps on a machine without a GPU: they are too small to keep many cores busy
+TAKES_A_GPU = ("10_train", "23_classification")  # notebooks that train
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Freed memory stays with the process. Otherwise it goes back to the system after every training step, and
 # asking for it again costs 4 to 6 % of a step on a CPU. These variables are glibc's; other C libraries ignore
@@ -52,6 +54,9 @@ def execute(
     force: bool = False,
     dry_run: bool = False,
     workers: int | None = None,
+    threads: int | None = None,
+    scheduler: str = "",
+    timeout: float = 0,
     stream=None,
     repository: Path = REPOSITORY,
     holding: contextlib.ExitStack | None = None,
@@ -65,6 +70,10 @@ def execute(
         force: also run steps that are up to date.
         dry_run: print what would run and why; write nothing.
         workers: how many steps run at a time; None: `default_workers()`.
+        threads: CPU threads of every step; None: `default_threads()`. They do not depend on `workers`,
+            because their number changes how sums are rounded.
+        scheduler: the address of a Dask scheduler whose workers run the steps; "": this machine does.
+        timeout: seconds that a step may take; 0: any.
         stream: where messages go; None: standard error.
         repository: the checkout whose notebooks and code are used.
         holding: the study is held until this ends, if something is to be run; None: until the last step.
@@ -93,14 +102,23 @@ def execute(
             (holding or own).enter_context(held(study))
             # Another call may have made some of it meanwhile.
             plans = plan_steps(steps, study, force, repository)
-            status = _run(plans, study, workers, stream, repository)
+            status = _run(plans, study, stream, repository, workers, scheduler, threads, timeout)
         if status:
             return status
     _summarize(plans, stream)
     return 1 if any(plan.status in ("failed", "skipped") for plan in plans) else 0
 
 
-def _run(plans: list[StepPlan], study: Study, workers: int | None, stream, repository: Path) -> int:
+def _run(
+    plans: list[StepPlan],
+    study: Study,
+    stream,
+    repository: Path,
+    workers: int | None,
+    scheduler: str,
+    threads: int | None,
+    timeout: float,
+) -> int:
     """Runs what has a reason, and puts new text into executed copies. Returns 130 if interrupted, else 0."""
     for plan in plans:
         if plan.refresh:
@@ -108,8 +126,16 @@ def _run(plans: list[StepPlan], study: Study, workers: int | None, stream, repos
     if not any(plan.reason for plan in plans):
         return 0
     _require_loopback()
-    with interrupts() as asked, _scratch_folder(study) as scratch:
-        runner = _Runner(plans, study, workers or default_workers(), stream, repository, scratch)
+    todo = sum(bool(plan.reason) for plan in plans)
+    with (
+        interrupts() as asked,
+        _scratch_folder(study) as scratch,
+        engine_for(workers or default_workers(), scheduler, scratch, steps=todo) as engine,
+    ):
+        runner = _Runner(plans, study, stream, repository, scratch, engine)
+        runner.threads, runner.timeout = threads or default_threads(), timeout
+        # A worker elsewhere does not end with this process.
+        runner.holder = str(holder_file(study)) if scheduler else ""
         try:
             runner.run()
         except KeyboardInterrupt:
@@ -169,6 +195,15 @@ def _scratch_folder(study: Study) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def default_threads() -> int:
+    """CPU threads of a step: as many as are left to each of the steps that this machine runs at a time.
+
+    That is a share for each GPU, or for each of at most four cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // (len(gpus_here()) or min(MOST_AT_A_TIME, cores)))
+
+
 def default_workers() -> int:
     """How many steps run at a time: one on a GPU; otherwise one per core, at most four.
 
@@ -180,22 +215,29 @@ def default_workers() -> int:
 
         if torch.cuda.is_available():
             return 1
-    return min(4, os.cpu_count() or 1)
+    return min(MOST_AT_A_TIME, os.cpu_count() or 1)
 
 
 class _Runner:
     """Runs planned steps and shows their progress bars."""
 
+    threads, timeout, holder = 1, 0.0, ""
+
     def __init__(
-        self, plans: list[StepPlan], study: Study, workers: int, stream, repository: Path, scratch: Path
+        self,
+        plans: list[StepPlan],
+        study: Study,
+        stream,
+        repository: Path,
+        scratch: Path,
+        engine: InTurn | OnCluster,
     ):
-        self.plans, self.study, self.workers = plans, study, workers
+        self.plans, self.study, self.engine = plans, study, engine
         self.stream, self.repository, self.scratch = stream, repository, scratch
         self.bars = stream.isatty()
         self.todo = [plan for plan in plans if plan.reason]
         self.running: dict[str, _Shown] = {}  # by the step's name
-        self.pool = ThreadPoolExecutor(workers)
-        self.futures: dict[str, Future] = {}
+        self.futures: dict[str, Any] = {}  # of concurrent.futures or of Dask
         (scratch / STARTED).mkdir()
         for name in (GO, PATIENCE):
             (scratch / name).touch()
@@ -227,19 +269,26 @@ class _Runner:
         A second interrupt meanwhile kills the kernels that do not stop at once.
         """
         (self.scratch / GO).unlink(missing_ok=True)
+        running = [self.futures[name] for name in self.running]
         for future in self.futures.values():
-            future.cancel()
-        while not all(future.done() for future in self.futures.values()):
+            if future not in running:
+                future.cancel()
+        while not all(future.done() for future in running):
             if asked.count > 1:
                 (self.scratch / PATIENCE).unlink(missing_ok=True)
             time.sleep(POLL)
-        self.pool.shutdown()
         for shown in self.running.values():
             shown.close()
-        return sum(
-            not future.cancelled() and not future.result()["error"] and not future.result()["skipped"]
-            for future in self.futures.values()
-        )
+        ended = {name: self._outcome(name) for name, future in self.futures.items() if future.done()}
+        return sum(not outcome["error"] and not outcome["skipped"] for outcome in ended.values())
+
+    def _outcome(self, name: str) -> Outcome:
+        if self.futures[name].cancelled():
+            return lost("it was not begun")
+        try:
+            return self.futures[name].result()
+        except Exception as error:  # noqa: BLE001  # Dask's: its workers died with it, its scheduler is gone
+            return lost(f"{type(error).__name__}: {error}")
 
     def _folder(self, plan: StepPlan) -> Path:
         return self.scratch / f"step{self.plans.index(plan)}"
@@ -260,19 +309,23 @@ class _Runner:
             "study": asdict(study),
             "step": asdict(step),
             "planned": {"fingerprint": plan.fingerprint, "parts": plan.parts, "text": plan.text},
-            "defaults": KEEP_MEMORY | dict.fromkeys(THREAD_VARIABLES, str(self._threads())),
-            # Silences the debugger's warning about frozen modules.
-            "environment": {VARIABLE: str(folder / PROGRESS), "PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+            "timeout": self.timeout,
+            "earlier": plan.earlier,
+            "holder": self.holder,
+            "environment": {
+                VARIABLE: str(folder / PROGRESS),
+                "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences the debugger about frozen modules
+                **KEEP_MEMORY,
+                **dict.fromkeys(THREAD_VARIABLES, str(self.threads)),
+                # What the user has set counts, and not what a cluster sets for its workers.
+                **{name: os.environ[name] for name in {*THREAD_VARIABLES, *KEEP_MEMORY} & os.environ.keys()},
+            },
         }
         (folder / "task.json").write_text(json.dumps(plain(task)))
         needs = [self.futures[name] for name in step.needs if name in self.futures]
-        self.futures[step.name] = self.pool.submit(
-            lambda: run_step(str(folder), [need.result() for need in needs])
+        self.futures[step.name] = self.engine.submit(
+            folder, needs, seconds=plan.earlier or step.weight, training=step.notebook in TAKES_A_GPU
         )
-
-    def _threads(self) -> int:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // self.workers)
 
     def _show(self, plan: StepPlan) -> None:
         plan.status = "running"
@@ -288,7 +341,8 @@ class _Runner:
                 self._say(f"[{shown.plan.step.name}] {line}")
 
     def _finish(self, plan: StepPlan) -> None:
-        name, outcome = plan.step.name, self.futures[plan.step.name].result()
+        name = plan.step.name
+        outcome = self._outcome(name)
         if shown := self.running.pop(name, None):
             self._say_lines(shown)
             shown.close()

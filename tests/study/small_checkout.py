@@ -74,6 +74,7 @@ def make_step(checkout: Path, notebook: str, name: str, needs: tuple[str, ...] =
 
 def run(checkout: Path, steps: list[Step], **options) -> tuple[int, str]:
     stream = io.StringIO()
+    options = {"workers": 1, **options}
     code = execute(steps, study_in(checkout), stream=stream, repository=checkout, **options)
     return code, stream.getvalue()
 

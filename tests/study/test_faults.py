@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -216,6 +217,41 @@ def test_an_interrupt_while_the_program_is_imported_is_said():
     assert (done.returncode, done.stderr) == (130, "run_all.py: interrupted.\n")
 
 
+def test_a_step_that_takes_too_long_is_ended(checkout):
+    step, study = waiting(checkout), study_in(checkout)
+    code, said = run(checkout, [step], timeout=3)
+    assert code == 1 and "FAILED  w: it ran longer than the 0.05 minutes of --timeout. The same" in said
+    wait_until(lambda: not alive(study.root / "pid"))
+    (study.root / "go on").touch()
+    assert run(checkout, [step], timeout=300)[0] == 0
+    state = read_json(step.state(study))
+    assert state["peak_memory"] > 10e6 and state["cpu_seconds"] > 0
+    write_json(step.state(study), {**state, "seconds": 90.0, "fingerprint": "other", "parts": {
+        **state["parts"], "code": {"reidlib.older": ""}}})  # fmt: skip
+    (study.root / "go on").unlink()
+    assert "--timeout (earlier it took 1.5)." in run(checkout, [step], timeout=3)[1]
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (
+            "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
+            "its kernel died, as it does when memory ",
+        ),
+        ("raise RuntimeError('could not create a primitive')", "RuntimeError: could not create a primitive"),
+        ("x = bytearray(1 << 62)", "MemoryError"),
+    ],
+)
+def test_a_step_that_dies_for_want_of_memory_says_its_peak_and_the_batch_size_to_try(checkout, code, says):
+    write_notebook(checkout / "notebooks" / "10_train.ipynb", code, parameters="method = ''\noverrides = {}")
+    parameters = {"method": "gap", "overrides": {"batch_size": 48}}
+    status, said = run(checkout, [Step("t", "10_train", parameters)])
+    assert status == 1 and says in said
+    assert re.search(r"Its peak was 0\.\d GB of the [\d.]+ GB that it may use\. Try --set ", said), said
+    assert "--set batch_size=24 (it was 48), or fewer --workers." in said
+
+
 # ---------------------------------------------------------------------------------------------- damaged files
 
 DRAWING = """
@@ -246,7 +282,7 @@ def test_whatever_a_step_wrote_is_made_again_if_it_is_not_what_was_written(check
     for name, content in kept.items():
         path = study_in(checkout).root / name
         for damaged in (None, b"", content[::-1], content[:-3]):
-            path.unlink()
+            path.unlink(missing_ok=True)
             if damaged is not None:
                 path.write_bytes(damaged)
             assert plan(checkout, [drawn]) == {"d": f"run: missing or changed: {name}"}

@@ -46,7 +46,8 @@ def test_a_change_that_a_plan_does_not_see_is_named(checkout, made):
 def test_what_is_missing_not_made_or_of_other_code_is_named(checkout, made):
     study = study_in(checkout)
     (study.runs / "a" / "metrics.json").unlink()
-    (checkout / "reidlib" / "two.py").write_text("VALUE = 4\nclass NoRun(Exception): ...\n")
+    two = checkout / "reidlib" / "two.py"
+    two.write_text(two.read_text() + "VALUE = 4\n")
     other = make_step(checkout, "10_first", "c")
     found = verify([made[1], other], study, repository=checkout)
     assert found == [
