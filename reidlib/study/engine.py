@@ -55,6 +55,7 @@ class InTurn:
 
     gpus = False
     dashboard = ""
+    workers = 1
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
@@ -72,11 +73,13 @@ class OnCluster:
     Attributes:
         gpus: whether workers offer the resource GPU, of which every training step takes one.
         dashboard: the address of the cluster's dashboard, or "".
+        workers: how many steps run at a time, as far as is known.
     """
 
     def __init__(self, client: Any, workers: dict[str, dict[str, Any]]):
         self.client = client
         self.gpus = any("GPU" in (worker.get("resources") or {}) for worker in workers.values())
+        self.workers = sum(worker.get("nthreads", 1) for worker in workers.values()) or 1
         self.dashboard = ""
         with contextlib.suppress(Exception):  # there is none, or its address cannot be told
             self.dashboard = client.dashboard_link if _has_dashboard(client) else ""

@@ -116,7 +116,8 @@ class StepPlan:
     status: str = "waiting"  # waiting · up to date · running · done · lacks runs · failed · skipped
     seconds: float | None = None
     refresh: bool = False  # up to date, but the executed copy shows older text
-    earlier: float = 0.0  # seconds that it took when it was last finished; 0: not known
+    earlier: float = 0.0  # seconds that it took when it was last done; 0: not known
+    cpu_seconds: float = 0.0
 
 
 def plan_steps(steps: list[Step], study: Study, force: bool, repository: Path) -> list[StepPlan]:
@@ -145,9 +146,7 @@ def plan_steps(steps: list[Step], study: Study, force: bool, repository: Path) -
         plan = StepPlan(
             step, digest(parts), parts, reason, text, status="waiting" if reason else "up to date"
         )
-        state = read_state(step.name, study)
-        plan.refresh = not reason and state.text != text
-        plan.earlier = state.seconds if state else 0.0
+        plan.refresh = not reason and read_state(step.name, study).text != text
         plans[step.name] = plan
     return list(plans.values())
 
@@ -162,7 +161,6 @@ class State:
     run: str  # random id of the execution
     needs_run: dict  # name of a needed step → its `run`
     outputs: dict  # path below the study's root → [SHA-256, size, time of change] of a file that it wrote
-    seconds: float  # that it took
     lacks: list  # names of the finished runs there were, of a step that lacked one; else empty
 
 

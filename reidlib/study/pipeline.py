@@ -6,6 +6,7 @@ changed, its executed copy gets the new text.
 """
 
 import contextlib
+import datetime
 import json
 import os
 import secrets
@@ -30,16 +31,19 @@ from reidlib.files import (
 from reidlib.progress import MAIN_UNIT, VARIABLE, fraction, read_state, tqdm_class
 from reidlib.study.engine import LOOPBACK, InTurn, OnCluster, engine_for, gpus_here
 from reidlib.study.fingerprints import StepPlan, looked_at, plan_steps
+from reidlib.study.first_minutes import TRAINS, check_runs
 from reidlib.study.holding import held, holder_file
 from reidlib.study.interrupts import Interrupts, interrupts
 from reidlib.study.results import Study
 from reidlib.study.step_process import GO, PATIENCE, STARTED, Outcome, lost
 from reidlib.study.steps import PipelineError, Step, notebook_path
+from reidlib.study.times import earlier_seconds, expected_seconds, in_words, record_event, seconds_left
 
 POLL = 0.1  # seconds between two looks at the running steps
 PROGRESS = "progress.json"
 MOST_AT_A_TIME = 4  # steps on a machine without a GPU: they are too small to keep many cores busy
 TAKES_A_GPU = ("10_train", "23_classification")  # notebooks that train
+SLOWEST = 3  # steps that the end names
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Freed memory stays with the process. Otherwise it goes back to the system after every training step, and
 # asking for it again costs 4 to 6 % of a step on a CPU. These variables are glibc's; other C libraries ignore
@@ -126,14 +130,18 @@ def _run(
     if not any(plan.reason for plan in plans):
         return 0
     _require_loopback()
+    at_a_time = workers or default_workers()
+    for line in check_runs(plans, study, at_a_time):
+        print(line, file=stream, flush=True)
     todo = sum(bool(plan.reason) for plan in plans)
     with (
         interrupts() as asked,
         _scratch_folder(study) as scratch,
-        engine_for(workers or default_workers(), scheduler, scratch, steps=todo) as engine,
+        engine_for(at_a_time, scheduler, scratch, steps=todo) as engine,
     ):
         runner = _Runner(plans, study, stream, repository, scratch, engine)
         runner.threads, runner.timeout = threads or default_threads(), timeout
+        runner.workers = engine.workers
         # A worker elsewhere does not end with this process.
         runner.holder = str(holder_file(study)) if scheduler else ""
         try:
@@ -221,7 +229,7 @@ def default_workers() -> int:
 class _Runner:
     """Runs planned steps and shows their progress bars."""
 
-    threads, timeout, holder = 1, 0.0, ""
+    threads, timeout, holder, workers = 1, 0.0, "", 1
 
     def __init__(
         self,
@@ -241,14 +249,23 @@ class _Runner:
         (scratch / STARTED).mkdir()
         for name in (GO, PATIENCE):
             (scratch / name).touch()
-        total = sum(plan.step.weight for plan in self.todo)
-        layout = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
+        earlier = earlier_seconds(study)
+        self.expected = expected_seconds([plan.step for plan in self.todo], earlier)
+        for plan in self.todo:
+            plan.earlier = earlier.get(plan.step.name, 0.0)
+        self.estimated = False  # whether the time of all trainings was said
         self.bar = tqdm_class()(
-            total=total, bar_format=layout, smoothing=0, file=stream, disable=not self.bars or not total
+            total=sum(self.expected.values()),
+            bar_format="{desc} {percentage:3.0f}%|{bar}| [{elapsed}]",
+            file=stream,
+            disable=not self.bars or not self.todo,
         )
 
     def run(self) -> None:
         try:
+            record_event(self.study, "begin", steps=len(self.todo))
+            if self.engine.dashboard:
+                self._say(f"Dask's dashboard: {self.engine.dashboard}")
             for plan in self.todo:
                 self._submit(plan)
             while any(plan.status in ("waiting", "running") for plan in self.todo):
@@ -260,6 +277,7 @@ class _Runner:
                     if plan.status in ("waiting", "running") and self.futures[plan.step.name].done():
                         self._finish(plan)
                 self._draw()
+            record_event(self.study, "end", status="done")
         finally:
             self.bar.close()
 
@@ -269,6 +287,7 @@ class _Runner:
         A second interrupt meanwhile kills the kernels that do not stop at once.
         """
         (self.scratch / GO).unlink(missing_ok=True)
+        record_event(self.study, "end", status="interrupted")
         running = [self.futures[name] for name in self.running]
         for future in self.futures.values():
             if future not in running:
@@ -279,8 +298,10 @@ class _Runner:
             time.sleep(POLL)
         for shown in self.running.values():
             shown.close()
-        ended = {name: self._outcome(name) for name, future in self.futures.items() if future.done()}
-        return sum(not outcome["error"] and not outcome["skipped"] for outcome in ended.values())
+        # A running step has no state file unless it was finished meanwhile.
+        meanwhile = [shown.plan for shown in self.running.values()]
+        kept = sum(plan.status == "done" for plan in self.todo)
+        return kept + sum(plan.step.state(self.study).is_file() for plan in meanwhile)
 
     def _outcome(self, name: str) -> Outcome:
         if self.futures[name].cancelled():
@@ -324,7 +345,7 @@ class _Runner:
         (folder / "task.json").write_text(json.dumps(plain(task)))
         needs = [self.futures[name] for name in step.needs if name in self.futures]
         self.futures[step.name] = self.engine.submit(
-            folder, needs, seconds=plan.earlier or step.weight, training=step.notebook in TAKES_A_GPU
+            folder, needs, seconds=self.expected[step.name], training=step.notebook in TAKES_A_GPU
         )
 
     def _show(self, plan: StepPlan) -> None:
@@ -332,6 +353,7 @@ class _Runner:
         slots = {shown.slot for shown in self.running.values()}
         slot = min(number for number in range(len(self.running) + 1) if number not in slots)
         self.running[plan.step.name] = _Shown(plan, self._folder(plan) / PROGRESS, slot, self.stream)
+        record_event(self.study, "start", step=plan.step.name, reason=plan.reason)
         if not self.bars:
             self._say(f"start   {plan.step.name}  ({plan.reason})")
 
@@ -346,11 +368,11 @@ class _Runner:
         if shown := self.running.pop(name, None):
             self._say_lines(shown)
             shown.close()
-        plan.seconds = outcome["seconds"]
+        plan.seconds, plan.cpu_seconds = outcome["seconds"], outcome.get("cpu_seconds", 0.0)
         failed = plan.step.failed(self.study)
         if outcome["skipped"]:
             plan.status = "skipped"
-            self.bar.total -= plan.step.weight
+            self.bar.total -= self.expected[name]
         elif outcome["lacks"]:
             plan.status = "lacks runs"
             self._say(f"no runs {name}: {outcome['error']}")
@@ -360,19 +382,64 @@ class _Runner:
             self._say(f"FAILED  {name}: {outcome['error']}{where}")
         else:
             plan.status = "done"
-            self._say(f"done    {name}  {plan.seconds:.0f} s")
+            self._say(f"done    {name}  {plan.seconds:.0f} s{self._left()}")
+        kept = {
+            key: outcome[key] for key in ("seconds", "cpu_seconds", "peak_memory", "error") if key in outcome
+        }
+        record_event(self.study, plan.status, step=name, **kept)
+
+    def _seconds_left(self) -> float:
+        expected = {plan.step.name: self.expected[plan.step.name] for plan in self.todo}
+        ended = [plan for plan in self.todo if plan.status not in ("waiting", "running")]
+        done = {plan.step.name: plan.seconds for plan in ended if plan.status == "done"}
+        others = {plan.step.name for plan in ended} - done.keys()
+        running = {name: (shown.seconds(), shown.share()) for name, shown in self.running.items()}
+        known = {name: seconds for name, seconds in expected.items() if name not in others}
+        return seconds_left(known, done, running, self.workers)
+
+    def _left(self) -> str:
+        """How far the study is and how long it takes still, for a log."""
+        count = sum(plan.status not in ("waiting", "running") for plan in self.todo)
+        if self.bars or count == len(self.todo):
+            return ""
+        return f"  ({count}/{len(self.todo)}, about {in_words(self._seconds_left())} left)"
+
+    def _estimate(self) -> None:
+        """Says once, after the first epoch of a training, how long it and all of them will take."""
+        for name, shown in self.running.items():
+            if self.estimated or shown.plan.step.notebook != TRAINS or not (epoch := shown.epoch_seconds()):
+                continue
+            self.estimated = True
+            share = max(shown.share(), 1e-6)
+            one = shown.seconds() / share
+            trains = [plan.step.weight for plan in self.todo if plan.step.notebook == TRAINS]
+            every = max(one * sum(trains) / shown.plan.step.weight / self.workers, one)
+            self._say(
+                f"An epoch of {name} takes {in_words(epoch)}, so this run about {in_words(one)} and all "
+                f"{len(trains)} runs about {in_words(every)}, {self.workers} at a time."
+            )
+            for plan in self.todo:  # what was guessed of trainings is known better now
+                if plan.step.notebook == TRAINS and not plan.earlier:
+                    self.expected[plan.step.name] = one * plan.step.weight / shown.plan.step.weight
+            self.bar.total = sum(self.expected.values())
 
     def _draw(self) -> None:
         ended = [plan for plan in self.todo if plan.status in ("done", "failed", "lacks runs")]
-        self.bar.n = sum(plan.step.weight for plan in ended)
-        self.bar.n += sum(shown.plan.step.weight * shown.share() for shown in self.running.values())
-        self.bar.set_description_str(f"study: {len(ended)}/{len(self.todo)} steps", refresh=False)
+        self.bar.n = sum(self.expected[plan.step.name] for plan in ended)
+        self.bar.n += sum(self.expected[name] * shown.share() for name, shown in self.running.items())
+        left = in_words(self._seconds_left()) if self.bars else ""
+        text = f"study: {len(ended)}/{len(self.todo)} steps, about {left} left"
+        self.bar.set_description_str(text, refresh=False)
         self.bar.refresh()
+        self._estimate()
         for shown in self.running.values():
             self._say_lines(shown)
             shown.draw()
 
     def _say(self, text: str) -> None:
+        """Prints a line above the bars; in a log, with the time."""
+        if not self.bars:
+            text = f"{datetime.datetime.now():%H:%M:%S} {text}"
         tqdm_class().write(text, file=self.stream)
         self.stream.flush()
 
@@ -387,6 +454,8 @@ class _Shown:
         self.plan, self.progress, self.slot = plan, progress, slot
         self.lines_read = 0
         self.highest_share = 0.0
+        self.started = time.monotonic()
+        self.first: tuple[float, int] | None = None  # time and number of the first epoch that was seen
         self.bar = tqdm_class()(
             total=1.0,
             position=slot + 1,
@@ -406,6 +475,19 @@ class _Shown:
         new, self.lines_read = whole[self.lines_read :], len(whole)
         return new
 
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def epoch_seconds(self) -> float:
+        """Seconds that an epoch takes, without those that were done before; 0: not known yet."""
+        contexts = read_state(self.progress)
+        if not contexts or contexts[0]["unit"] != MAIN_UNIT:
+            return 0.0
+        now, number = time.monotonic(), contexts[0]["n"]
+        if self.first is None:
+            self.first = now, number
+        return (now - self.first[0]) / (number - self.first[1]) if number > self.first[1] else 0.0
+
     def share(self) -> float:
         """The fraction of the step's epochs that is done, 0 to 1."""
         contexts = read_state(self.progress)
@@ -422,6 +504,8 @@ class _Shown:
         outer, inner = contexts[0], contexts[-1]
         what = "" if outer["description"] in name else f"{outer['description']} "
         description = f"{name}: {what}{outer['n']}/{outer['total']} {outer['unit']}"
+        if epoch := self.epoch_seconds():
+            description += f", {epoch:.1f} s each"
         done = fraction(contexts)
         if done < self.bar.n:
             self.bar.reset()  # new work has begun: its time counts from here
@@ -443,6 +527,11 @@ def _summarize(plans: list[StepPlan], stream) -> None:
     for plan in plans:
         seconds = "" if plan.seconds is None else f"{plan.seconds:7.1f}"
         print(f"{plan.step.name:{width}}  {plan.status:10}  {seconds}".rstrip(), file=stream)
+    slowest = sorted((plan for plan in plans if plan.seconds), key=lambda plan: -plan.seconds)[:SLOWEST]
+    if slowest:
+        names = ", ".join(f"{plan.step.name} {in_words(plan.seconds)}" for plan in slowest)
+        hours = sum(plan.cpu_seconds for plan in plans) / 3600
+        print(f"\nslowest: {names}\nCPU time of all steps: {hours:.2f} h", file=stream)
 
 
 def _refresh_text(plan: StepPlan, study: Study, repository: Path) -> None:

@@ -79,6 +79,12 @@ def run(checkout: Path, steps: list[Step], **options) -> tuple[int, str]:
     return code, stream.getvalue()
 
 
+def statuses(said: str) -> dict[str, str]:
+    """Step → its status in the table at the end."""
+    table = said.split("\n\n")[1].splitlines()[1:]
+    return {line.split()[0]: line.split()[1] for line in table}
+
+
 def ran(checkout: Path) -> list[str]:
     """Names of the steps that ran since the last call, in their order."""
     order = study_in(checkout).root / "order.txt"

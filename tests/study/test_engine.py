@@ -9,7 +9,7 @@ import textwrap
 import nbformat
 import psutil
 import pytest
-from small_checkout import make_step, run, study_in, wait_until, write_notebook
+from small_checkout import make_step, run, statuses, study_in, wait_until, write_notebook
 
 from reidlib.files import REPOSITORY, read_json
 from reidlib.study import engine
@@ -138,13 +138,13 @@ def test_no_kernel_stays_when_the_command_is_killed(checkout, scheduler, where):
 def test_an_interrupt_stops_the_steps_of_every_worker(checkout, scheduler):
     steps = waiting(checkout, "a", "b", "c")
     with calling(checkout, steps, scheduler=scheduler) as process:
-        wait_until(lambda: attempts(checkout, "a") and attempts(checkout, "b"))
+        wait_until(lambda: sum(bool(attempts(checkout, name)) for name in "abc") == 2)
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=300)[1]
     assert process.returncode == 130 and "Traceback" not in said, said
     assert "Interrupted. 0 finished steps are kept" in said
-    assert not any(psutil.pid_exists(pid) for name in "ab" for pid in attempts(checkout, name))
-    assert not attempts(checkout, "c")
+    begun = [pid for name in "abc" for pid in attempts(checkout, name)]
+    assert len(begun) == 2 and not any(map(psutil.pid_exists, begun))
 
 
 def test_steps_wait_for_those_that_they_need_and_are_skipped_if_these_fail(checkout, scheduler):
@@ -153,9 +153,8 @@ def test_steps_wait_for_those_that_they_need_and_are_skipped_if_these_fail(check
     steps = [broken, sound, make_step(checkout, "20_second", "c", needs=(sound.name,))]
     steps += [make_step(checkout, "20_second", "d", needs=(broken.name, sound.name))]
     code, said = run(checkout, steps, scheduler=scheduler)
-    table = [line.split()[:2] for line in said.splitlines()[said.splitlines().index("") + 2 :]]
     assert code == 1
-    assert [status for _, status in table] == ["failed", "done", "done", "skipped"], said
+    assert [*statuses(said).values()] == ["failed", "done", "done", "skipped"], said
     needs = read_json(steps[2].state(study_in(checkout)))["needs_run"]
     assert needs == {sound.name: read_json(sound.state(study_in(checkout)))["run"]}
 

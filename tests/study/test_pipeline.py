@@ -20,6 +20,7 @@ from small_checkout import (
     plan,
     ran,
     run,
+    statuses,
     study_in,
     wait_until,
     write_notebook,
@@ -51,6 +52,7 @@ def test_runs_in_order_then_only_what_changed(checkout):
         "no path of this machine in what may be published"
     )
     assert sorted(files_below(study.root)) == [
+        "events.jsonl",
         "notebooks/10_first/a.ipynb",
         "notebooks/20_second/b.ipynb",
         "runs/a/metrics.json",
@@ -138,8 +140,7 @@ def test_a_failure_stops_only_what_needs_it_and_is_resumed(checkout):
     assert "FAILED  20_second/c: cell [3]: Make it with: make it.\n" in said, (
         "an error of ours is its message alone"
     )
-    table = dict(line.split()[:2] for line in said.splitlines()[said.splitlines().index("") + 2 :])
-    assert table == {
+    assert statuses(said) == {
         "10_first/a": "failed",
         "20_second/b": "skipped",
         "20_second/c": "failed",
@@ -354,7 +355,12 @@ def test_interrupt_stops_the_kernel_and_keeps_what_is_finished(checkout):
     assert process.returncode == 130
     assert "Interrupted. 1 finished steps are kept" in said and "Traceback" not in said
     wait_until(lambda: not alive(pid))
-    assert sorted(files_below(study.root)) == ["notebooks/w0.ipynb", "pid", "steps/w0.json"]
+    assert sorted(files_below(study.root)) == [
+        "events.jsonl",
+        "notebooks/w0.ipynb",
+        "pid",
+        "steps/w0.json",
+    ]
 
 
 @pytest.mark.parametrize(
