@@ -9,6 +9,7 @@ import textwrap
 import nbformat
 import psutil
 import pytest
+from cluster import cluster
 from small_checkout import make_step, run, statuses, study_in, wait_until, write_notebook
 
 from reidlib.files import REPOSITORY, read_json
@@ -72,32 +73,8 @@ def calling(checkout, steps, **options):
 
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory):
-    """The address of a scheduler with two workers, as on a cluster."""
-    place = tmp_path_factory.mktemp("cluster")
-    file = place / "scheduler.json"
-    python = [sys.executable, "-m"]
-    own = {"cwd": place, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    running = [
-        subprocess.Popen(
-            [*python, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0",
-             "--no-dashboard", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file)], **own
-        )
-    ]  # fmt: skip
-    wait_until(file.exists)
-    address = read_json(file)["address"]
-    running += [
-        subprocess.Popen(
-            [*python, "distributed.cli.dask_worker", address, "--nthreads", "1", "--host", "127.0.0.1",
-             "--no-dashboard", "--dashboard-address", "127.0.0.1:0", "--memory-limit", "0",
-             "--local-directory", str(place)], **own
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    yield address
-    for process in running[::-1]:
-        process.terminate()
-    for process in running:
-        process.wait()
+    with cluster(tmp_path_factory.mktemp("cluster")) as address:
+        yield address
 
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
