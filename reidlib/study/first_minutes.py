@@ -32,9 +32,7 @@ def check_runs(plans: Sequence[StepPlan], study: Study, workers: int) -> list[st
         ReidError: ImageNet weights cannot be downloaded, or the disk has too little space.
     """
     experiments = [
-        _experiment(plan)
-        for plan in plans
-        if plan.reason and plan.step.notebook == TRAINS and not plan.step.parameters.get("checkpoint")
+        _experiment(plan) for plan in plans if plan.reason and plan.step.notebook == TRAINS and _trains(plan)
     ]
     for backbone in sorted({one.backbone for one in experiments if one.pretrained is True}):
         from reidlib.models.backbone import BACKBONES, download_weights  # imports torch
@@ -64,9 +62,16 @@ def check_runs(plans: Sequence[StepPlan], study: Study, workers: int) -> list[st
     ]
 
 
+_LABELS = ("method", "dataset", "profile", "seed")
+
+
+def _trains(plan: StepPlan) -> bool:
+    """Whether the step's parameters are those of a run, and not of released weights."""
+    return {*_LABELS} <= plan.step.parameters.keys() and not plan.step.parameters.get("checkpoint")
+
+
 def _experiment(plan: StepPlan) -> Experiment:
-    names = ("method", "dataset", "profile", "seed")
-    own = {name: plan.step.parameters[name] for name in names}
+    own = {name: plan.step.parameters[name] for name in _LABELS}
     return experiment_for(own.pop("method"), **own, **plan.step.parameters.get("overrides", {}))
 
 
