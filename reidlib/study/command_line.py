@@ -38,7 +38,7 @@ from reidlib.files import (
 from reidlib.settings import ConfigError, choose, in_short
 from reidlib.study.holding import held
 from reidlib.study.interrupts import interrupts
-from reidlib.study.pipeline import execute
+from reidlib.study.pipeline import execute, require_places
 from reidlib.study.reference import PLANS, ReferenceStudy, read_reference, recorded_points
 from reidlib.study.results import REFERENCE, Study, open_study
 from reidlib.study.runs import study_dataset, synthetic_options
@@ -129,6 +129,7 @@ def _main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
         chosen = select(every, options.only, options.start)
         with contextlib.ExitStack() as holding:
             if options.force and not options.dry_run:
+                require_places(chosen, request.study)
                 require_writable(request.study.runs)
                 holding.enter_context(held(request.study))
                 set_runs_aside(chosen, request.study)

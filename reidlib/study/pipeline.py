@@ -14,7 +14,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def execute(
             state = "up to date" + (" (its text changed: the executed copy gets it)" if plan.refresh else "")
             print(f"{plan.step.name:{width}}  {f'run: {plan.reason}' if plan.reason else state}", file=stream)
         return 0
-    _require_places(plans, study)
+    require_places([plan.step for plan in plans if plan.reason or plan.refresh], study)
     if any(plan.reason or plan.refresh for plan in plans):
         with contextlib.ExitStack() as own:
             (holding or own).enter_context(held(study))
@@ -159,11 +159,14 @@ def _run(
     return 0
 
 
-def _require_places(plans: list[StepPlan], study: Study) -> None:
-    """Checks that everything can be written that these steps will write."""
-    writing = [plan.step for plan in plans if plan.reason or plan.refresh]
-    written = [path for step in writing for path in (step.executed(study), step.state(study))]
-    written += [study.root / product for step in writing for product in step.produces]
+def require_places(steps: Sequence[Step], study: Study) -> None:
+    """Checks that everything can be written that these steps will write.
+
+    Raises:
+        FileError: a place cannot be written.
+    """
+    written = [path for step in steps for path in (step.executed(study), step.state(study))]
+    written += [study.root / product for step in steps for product in step.produces]
     for folder in dict.fromkeys(path.parent for path in written):
         require_writable(folder)
 
