@@ -67,8 +67,8 @@ class RunFolder(RunFiles):
     def has_scores(self, record: Record) -> bool:
         """Whether complete scores made from this record exist, as they were written."""
         scores = (self.embeddings, self.queries, self.metrics)
-        whole = all(path.is_file() for path in scores) and _holds(self.metrics, "map")
-        return whole and _is_made_from(self.scores_record, record) and all(map(self._is_as_written, scores))
+        whole = all(path.is_file() for path in scores) and _is_made_from(self.scores_record, record)
+        return whole and all(map(self._is_as_written, scores)) and _holds(self.metrics, "map")
 
     def _is_as_written(self, path: Path) -> bool:
         """`is_intact`. Says so if a file is not, because it is made again then."""
@@ -357,11 +357,10 @@ class RunFolder(RunFiles):
         write_atomically(self.embeddings, buffer.getvalue())
         write_atomically(self.queries, queries.to_csv(index=False, lineterminator="\n"))
         write_json(self.scores_record, {"made_from": dict(record)})
-        content = json_bytes(metrics)
         digests = {path.name: file_digest(path) for path in (self.embeddings, self.queries)}
-        digests[self.metrics.name] = hashlib.sha256(content).hexdigest()
+        digests[self.metrics.name] = hashlib.sha256(json_bytes(metrics)).hexdigest()
         write_json(self.digests, self.recorded_digests() | digests)
-        write_atomically(self.metrics, content)
+        write_json(self.metrics, metrics)
 
 
 def kept_epochs(experiment: Experiment, first: int = 0) -> list[int]:
