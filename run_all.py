@@ -9,8 +9,10 @@ import sys
 if sys.flags.safe_path:  # python -I or -P: this folder is not searched for reidlib
     sys.path.insert(0, __file__.rpartition("/")[0])
 
-from reidlib.surroundings import require_sound_python
+from reidlib.surroundings import end_quietly_if_interrupted, require_sound_python
 
+if __name__ == "__main__":
+    end_quietly_if_interrupted()
 require_sound_python()  # before the imports below, which would fail with a traceback
 
 from pathlib import Path

@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, digest
 
 # These modules check, write and report. Settings do not count as code: a run's record holds their values.
@@ -31,6 +32,11 @@ COMPUTES_NOTHING = frozenset(
 # Calls whose arguments are text for people.
 _SPEAKS = re.compile(r"(Error|Warning)$|^(print|warn|line|track_progress)$")
 _WORDS = re.compile(r"[^\W\d_]")
+
+
+class CodeError(ReidError):
+    """A module of the study is no Python."""
+
 
 Import = tuple[str, str]  # module, and the name imported from it ("" for the module itself)
 
@@ -69,7 +75,12 @@ class Code:
         if (module, words) not in self._read:
             path = self._files[module]
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-            self._read[module, words] = _parsed(path.read_text(encoding="utf-8"), package, words)
+            try:
+                self._read[module, words] = _parsed(path.read_text(encoding="utf-8"), package, words)
+            except (SyntaxError, ValueError) as error:  # ValueError: no UTF-8, or a zero byte
+                line = getattr(error, "lineno", None)
+                reason = f"line {line}: {error.msg}" if line else str(error)
+                raise CodeError(f"The module {path} cannot be read as Python: {reason}.") from error
         return self._read[module, words]
 
 

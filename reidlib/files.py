@@ -1,7 +1,7 @@
 """Files of the study: paths, atomic writing, JSON, digests, arrays with a checksum, archives, and locks.
 
-Every file is written under a temporary name in its own folder and then renamed, so a file under its final
-name is complete.
+Every file is written under a temporary name in its own folder, brought to the disk and then renamed, so a
+file under its final name is complete, also after the machine has lost its power.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import json
 import math
 import os
 import secrets
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,10 @@ from reidlib.errors import ReidError
 from reidlib.settings import in_short
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+# In the environment: a file to which the path of every file is added that this process writes.
+WRITTEN = "REIDLIB_WRITTEN"
 
 
 class FileError(ReidError):
@@ -90,10 +95,14 @@ def require_writable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`. What the `with` block writes there becomes `path` at its end.
 
     Missing folders are created. If the block fails, nothing is left.
+
+    Args:
+        durable: bring the file to the disk before it gets its name; False: for what is worth nothing after a
+            crash, such as a progress bar.
 
     Raises:
         FileError: the file cannot be written.
@@ -103,7 +112,12 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            if durable:
+                bring_to_disk(temporary)
             temporary.replace(path)
+            if durable:
+                bring_to_disk(path.parent)
+                _note_written(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -113,16 +127,44 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def write_atomically(path: str | Path, content: bytes | str) -> Path:
+def _note_written(path: Path) -> None:
+    if notes := os.environ.get(WRITTEN):
+        with open(notes, "a", encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
+            file.write(f"{path.absolute()}\n")
+
+
+def written_files(notes: Path) -> list[Path]:
+    """The files that were written by a process whose environment had `notes` as `WRITTEN`, sorted."""
+    if not notes.is_file():
+        return []
+    return sorted({Path(line) for line in notes.read_text("utf-8", "surrogateescape").splitlines()})
+
+
+def bring_to_disk(path: Path) -> None:
+    """Waits until a file's content, or the names in a folder, are on the disk.
+
+    Without that, a file that was renamed may be empty after the machine has lost its power.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # some file systems cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: str | Path, content: bytes | str, *, durable: bool = True) -> Path:
     """Writes `content` (text as UTF-8) under a temporary name beside `path`, then renames it. Returns `path`.
 
-    Missing folders are created.
+    Missing folders are created. `durable` is as in `replacing`.
 
     Raises:
         FileError: the file cannot be written.
     """
     path = Path(path)
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
@@ -133,8 +175,13 @@ def write_json(path: str | Path, data: Any) -> Path:
     NaN and infinities become null, because JSON has neither. Bytes of a path that are no UTF-8 are written as
     JSON's escapes, and are read back as they were.
     """
+    return write_atomically(path, json_bytes(data))
+
+
+def json_bytes(data: Any) -> bytes:
+    """What `write_json` writes."""
     text = json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return write_atomically(path, text.encode(errors="backslashreplace"))
+    return text.encode(errors="backslashreplace")
 
 
 def read_json(path: str | Path) -> Any:
@@ -243,6 +290,25 @@ def require_true_size(path: Path) -> None:
             "memory: it is refused. PyTorch and numpy write such files without compression, so get it from "
             "its source again."
         )
+
+
+def is_sound_archive(path: Path) -> bool:
+    """Whether a file is a zip archive in which every part has the checksum (CRC-32) that stands beside it.
+
+    torch.save writes these checksums and torch.load does not look at them, so a flipped bit would become a
+    flipped bit of a weight.
+
+    Raises:
+        FileError: the file cannot be opened or read, which says nothing about its content.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except OSError as error:
+        raise FileError(f"The file {path} cannot be read ({error.strerror}). Allow that.") from error
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, LookupError, ArithmeticError,
+            RuntimeError):  # fmt: skip  # RuntimeError: a flipped bit says that it is encrypted
+        return False
 
 
 def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:

@@ -14,11 +14,11 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from reidlib.files import write_atomically
+from reidlib.files import FileError, write_atomically
 
 VARIABLE = "REIDLIB_PROGRESS"  # path of the state file; lines are appended to this path + ".lines"
 MAIN_UNIT = "epoch"
@@ -55,8 +55,9 @@ class Progress:
         """
         where = situation()
         if where == "pipeline":
-            with Path(os.environ[VARIABLE] + ".lines").open("a", encoding="utf-8") as lines:
-                lines.write(text + "\n")
+            # Work goes on where its progress cannot be shown, as on a full disk.
+            with suppress(OSError):
+                write_line(Path(os.environ[VARIABLE] + ".lines"), text)
         if where == "terminal":
             tqdm_class().write(text, file=sys.stderr)
         elif where not in ("widget", "nowhere"):
@@ -96,6 +97,12 @@ def track_progress(total: int, description: str, unit: str = "it") -> Iterator[P
             entry._bar.close()
 
 
+def write_line(path: Path, text: str) -> None:
+    """Adds a line to a file."""
+    with path.open("a", encoding="utf-8") as lines:
+        lines.write(text + "\n")
+
+
 def tqdm_class() -> type:
     """tqdm's bar; imported only where one is shown, since a plan shows none."""
     from tqdm import tqdm
@@ -121,12 +128,14 @@ def situation() -> str:
 
 
 def read_state(path: str | Path) -> list[dict]:
-    """The open contexts as last written, outermost first; [] without a file.
+    """The open contexts as last written, outermost first; [] without a file that can be read.
 
     Each has description, unit, n, total and postfix.
     """
-    path = Path(path)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
 
 
 def fraction(contexts: list[dict]) -> float:
@@ -167,4 +176,5 @@ def _write_state(force: bool = False) -> None:
         }
         for entry in _stack
     ]
-    write_atomically(path, json.dumps(contexts))
+    with suppress(FileError):  # as in `Progress.line`
+        write_atomically(path, json.dumps(contexts), durable=False)

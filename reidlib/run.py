@@ -15,6 +15,8 @@ runs/<method>-seed<k>/  weights.json      what the weights are made from: traini
                         queries.csv       average precision and rank of the first match of every query, and
                                           measures of its features (reference runs: queries.csv.gz)
                         metrics.json      the scores; written last: if it exists, the run is finished
+                        digests.json      SHA-256 of model.pt, curves.csv, embeddings.npz, queries.csv and
+                                          metrics.json, as they were written
                         tensorboard/      the curves, if asked for
 runs/.<run>.lock                          locked by the process that makes the run
 A run that scores released weights has no curves; its weights.json names their file.
@@ -31,7 +33,7 @@ import numpy as np
 from reidlib.datasets.types import ReidDataset
 from reidlib.errors import ReidError
 from reidlib.experiment import Experiment
-from reidlib.files import FileError, read_arrays, read_json
+from reidlib.files import FileError, file_digest, read_arrays, read_json
 from reidlib.settings import ConfigError
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class RunFiles:
         self.embeddings = folder / "embeddings.npz"
         self.queries = folder / "queries.csv"
         self.metrics = folder / METRICS
+        self.digests = folder / "digests.json"
         self.tensorboard = folder / "tensorboard"
         self.lock = folder.with_name(f".{folder.name}.lock")
 
@@ -80,6 +83,30 @@ class RunFiles:
     def epoch(self, number: int) -> Path:
         """The weights after an epoch. Epochs count from 1 and include the warm-up."""
         return self.folder / f"epoch-{number:04d}.pt"
+
+    def recorded_digests(self) -> dict[str, str]:
+        """Name of a file → its SHA-256 as it was written; {} if that is not known, as of older runs."""
+        try:
+            digests = read_json(self.digests)
+        except FileError:
+            return {}
+        return digests if isinstance(digests, dict) else {}
+
+    def is_intact(self, path: Path) -> bool:
+        """Whether one of the run's files is there and, as far as is known, what was written."""
+        try:
+            recorded = self.recorded_digests().get(path.name)
+            return path.is_file() and (recorded is None or file_digest(path) == recorded)
+        except OSError as error:
+            raise FileError(f"The file {path} cannot be read ({error.strerror}). Allow that.") from error
+
+    def require_intact(self, path: Path) -> None:
+        """Raises FileError if a file of the run is there, but is not what was written."""
+        if path.is_file() and not self.is_intact(path):
+            raise FileError(
+                f"The file {path} is damaged or was changed: it is not what was written. Run its step again "
+                f"(python run_all.py, which makes it again)."
+            )
 
 
 @dataclass(frozen=True)
@@ -117,6 +144,7 @@ class Run:
     @cached_property
     def curves(self) -> "pd.DataFrame":
         """One row per epoch: the loss terms, learning rate, images per second, seconds."""
+        self.files.require_intact(self.files.curves)
         return _read_csv(self.files.curves)
 
     @cached_property
@@ -127,6 +155,7 @@ class Run:
         also have reranked_average_precision. The measures of its features
         (`reidlib.evaluation.measures.COLUMNS`) are NaN where they are not defined or not made.
         """
+        self.files.require_intact(self.files.queries)
         return _read_csv(self.files.queries)
 
     @cached_property
@@ -135,11 +164,16 @@ class Run:
         return read_embeddings(self.files)
 
     def model(self) -> "torch.nn.Module":
-        """The network that was scored, on the CPU, in eval mode."""
+        """The network that was scored, on the CPU, in eval mode.
+
+        Raises:
+            FileError, CheckpointError: its file is missing or damaged.
+        """
         # Imported here: torch takes seconds, which tables need not wait for.
         from reidlib.models.networks import model_from_experiment
         from reidlib.torch_files import read_torch_file
 
+        self.files.require_intact(self.files.model)
         # No pretrained weights are loaded, because the file has all weights.
         untrained = replace(self.experiment, pretrained=False, classes=self.metrics["classes"])
         network = model_from_experiment(untrained, 0)
@@ -189,7 +223,8 @@ def read_run(folder: Path) -> Run:
 
 
 def read_embeddings(files: RunFiles) -> dict[str, np.ndarray]:
-    """`query` (Q, D) and `gallery` (G, D), float32."""
+    """`query` (Q, D) and `gallery` (G, D), float32. Raises FileError if the file is missing or damaged."""
+    files.require_intact(files.embeddings)
     return read_arrays(files.embeddings, ("query", "gallery"))
 
 

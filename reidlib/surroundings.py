@@ -1,8 +1,10 @@
 """Looks at the Python that runs the program, before anything else is imported.
 
-At first only `os` and `sys` are imported: they are part of Python's program, so no file can hide them.
+At first only `os`, `sys` and `_signal` are imported: they are part of Python's program, so no file can hide
+them.
 """
 
+import _signal  # a part of Python's program, as signal is not
 import os
 import sys
 
@@ -30,6 +32,20 @@ def hiding_files() -> list[str]:
             if name in names and (package or ending == "py" or ending.endswith(("so", "pyd"))):
                 found.append(path)
     return found
+
+
+def end_quietly_if_interrupted() -> None:
+    """Ctrl-C ends the program with status 130 and one line, where nothing else handles it.
+
+    That is while the program is imported, and when it has come to its end. An ignored signal stays ignored.
+    """
+
+    def end(number, frame):
+        os.write(2, b"run_all.py: interrupted.\n")
+        os._exit(130)
+
+    if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
+        _signal.signal(_signal.SIGINT, end)
 
 
 def require_sound_python() -> None:

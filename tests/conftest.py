@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_checkout import checkout  # noqa: F401  # a fixture
 
 from reidlib.datasets import load_dataset
 

@@ -62,7 +62,9 @@ def test_state_file_is_written_rarely_but_ends_complete(state, monkeypatch):
     writes = []
     write = module.write_atomically
     monkeypatch.setattr(
-        module, "write_atomically", lambda path, text: writes.append(json.loads(text)) or write(path, text)
+        module,
+        "write_atomically",
+        lambda path, text, **options: writes.append(json.loads(text)) or write(path, text, **options),
     )
     with track_progress(1000, "decoding", "image") as images:
         for _ in range(1000):

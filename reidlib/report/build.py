@@ -21,7 +21,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from reidlib.errors import ReidError
-from reidlib.files import REPOSITORY, read_json, write_atomically
+from reidlib.files import REPOSITORY, FileError, read_json, write_atomically
 from reidlib.report.clean_html import as_utf8
 from reidlib.report.downloads import copy_to
 from reidlib.report.explorer import explorer_page
@@ -31,7 +31,7 @@ from reidlib.report.outside import SCRIPTS
 from reidlib.report.paper_map import Place, map_rows
 from reidlib.report.search import as_json, sections_of
 from reidlib.run import DID_NOT_LEARN, METRICS
-from reidlib.study.notebook_files import nbformat
+from reidlib.study.notebook_files import LACKING, nbformat
 from reidlib.study.results import Study
 from reidlib.study.steps import Step
 
@@ -95,7 +95,10 @@ def build_report(
     files: list[Path] = []
     for page in ready:
         notebook = _read(page.path)
-        rendered = render(notebook, study, title=page.label, page_of=_page_of(ready))
+        try:
+            rendered = render(notebook, study, title=page.label, page_of=_page_of(ready))
+        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for pictures that are none
+            raise _damaged(page.path) from error
         page.body, page.lead = Markup(rendered.body), rendered.lead  # sanitised by render
         page.thumbnail, page.ids = rendered.thumbnail, rendered.figures
         page.made = made_from(notebook, study, page.name)
@@ -185,7 +188,7 @@ def _pages(study: Study, steps: list[Step]) -> list[_Page]:
             front=step.front,
         )
         if step.failed(study).is_file():
-            page.problem = "Not run: " + without_paths(_failure(step.failed(study)), study)
+            page.problem = without_paths(_failure(step.failed(study)), study)
         elif not page.path.is_file():
             page.problem = "Not run."
         run = _RUN_NAME.fullmatch(step.name.split("/")[-1])
@@ -215,10 +218,17 @@ def _read(path: Path):
         if content["nbformat"] != 4:
             raise ValueError(f"nbformat {content['nbformat']}")
         text = json.dumps(content, ensure_ascii=False).encode(errors="replace").decode()
-        return nbformat.reads(text, as_version=4)
-    except (ValueError, TypeError, LookupError, AttributeError, nbformat.ValidationError) as error:
-        message = f"The executed notebook {path} is damaged. Delete it and run its step again (run_all.py)."
-        raise ReportError(message) from error
+        notebook = nbformat.reads(text, as_version=4)
+        nbformat.validate(notebook)  # `reads` would only print what is wrong
+        return notebook
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, nbformat.ValidationError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> ReportError:
+    return ReportError(
+        f"The executed notebook {path} is damaged. Delete it and run its step again (run_all.py)."
+    )
 
 
 def _page_of(ready: list[_Page]):
@@ -228,23 +238,23 @@ def _page_of(ready: list[_Page]):
 
 
 def _failure(path: Path) -> str:
-    """What went wrong in a failed notebook. Its process may have ended before it could write it."""
+    """Why a notebook that was executed has no page. Its process may have ended before it could write it."""
     try:
         notebook = _read(path)
     except ReportError:
-        return "it failed."
+        return "Not run: it failed."
     outputs = [
         output
         for cell in notebook.cells
         for output in cell.get("outputs", [])
         if output.output_type == "error"
     ]
-    last = (
-        next((line for line in reversed(outputs[-1].evalue.splitlines()) if line.strip()), "")
-        if outputs
-        else ""
-    )
-    return f"it failed with {outputs[-1].ename}: {shortened(last, 200)}" if outputs else "it failed."
+    if not outputs:
+        return "Not run: it failed."
+    last = next((line for line in reversed(outputs[-1].evalue.splitlines()) if line.strip()), "")
+    if outputs[-1].ename in LACKING:
+        return f"Not made, for want of runs: {shortened(last, 600)}"
+    return f"Not run: it failed with {outputs[-1].ename}: {shortened(last, 200)}"
 
 
 def _heading(path: Path) -> str:
@@ -292,11 +302,14 @@ def _runs(study: Study, pages: list[_Page]) -> list[dict]:
             "href": page.href if page and not page.problem else "",
         }
         if path.is_file():
-            metrics = read_json(path)
-            row["scores"] = [_score(metrics, key) for key in ("rank1", "map")]
-            if metrics.get("learned") is False:
-                row["scores"] = [(DID_NOT_LEARN, value) for value, _ in row["scores"]]
-            row["time"] = _duration(metrics.get("train_seconds"))
+            try:
+                metrics = read_json(path)
+                row["scores"] = [_score(metrics, key) for key in ("rank1", "map")]
+                if metrics.get("learned") is False:
+                    row["scores"] = [(DID_NOT_LEARN, value) for value, _ in row["scores"]]
+                row["time"] = _duration(metrics.get("train_seconds"))
+            except (FileError, AttributeError, TypeError, ValueError):
+                row["problem"] = f"Its {METRICS} is damaged: run its step again."
         else:
             row["problem"] = "Not run: it failed." if page and page.failed.is_file() else "Not run."
         rows.append(row)

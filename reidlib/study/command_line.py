@@ -9,8 +9,10 @@ import contextlib
 import errno
 import importlib.metadata
 import itertools
+import math
 import os
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -43,11 +45,14 @@ from reidlib.files import (
     write_json,
 )
 from reidlib.settings import ConfigError, choose, in_short
-from reidlib.study.pipeline import execute
+from reidlib.study.holding import held
+from reidlib.study.interrupts import interrupts
+from reidlib.study.pipeline import execute, require_places
 from reidlib.study.reference import PLANS, ReferenceStudy, read_reference, recorded_points
 from reidlib.study.results import REFERENCE, Study, open_study
 from reidlib.study.runs import study_dataset, synthetic_options
 from reidlib.study.steps import PipelineError, Step, select
+from reidlib.study.verify import REPORT, page_digests, verify
 
 
 @dataclass(frozen=True)
@@ -100,16 +105,17 @@ def main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
         front: what the report's first page says.
 
     Returns:
-        The exit status: 0 done, 1 a step failed or nobody reads the output any more, 2 wrong call (nothing is
-        written), 130 interrupted.
+        The exit status: 0 done, 1 a step failed, something is not as it was written (--verify) or nobody
+        reads the output any more, 2 wrong call (nothing is written), 130 interrupted.
     """
     _mend_streams()
     try:
-        try:
-            return _main(arguments, steps_of, front)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+        with interrupts():
+            try:
+                return _main(arguments, steps_of, front)
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
     except OSError as error:
         if error.errno not in _NO_OUTPUT or error.filename is not None:  # a file's, and a bug
             raise
@@ -131,18 +137,47 @@ def _main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
         request = checked_request(options)
         every = steps_of(request)
         chosen = select(every, options.only, options.start)
-        if options.force and not options.dry_run:
-            set_runs_aside(chosen, request.study)
-        status = execute(
-            chosen, request.study, force=options.force, dry_run=options.dry_run, workers=options.workers
-        )
+        with contextlib.ExitStack() as holding:
+            if options.force and not options.dry_run:
+                require_places(chosen, request.study)
+                require_writable(request.study.runs)
+                holding.enter_context(held(request.study))
+                set_runs_aside(chosen, request.study)
+            return _run_and_report(request, chosen, every, options, front, holding)
     except (ReidError, OSError) as error:
         print(f"run_all.py: {_in_words(error)}", file=sys.stderr)
         return 2
+
+
+def _run_and_report(
+    request: Request,
+    chosen: list[Step],
+    every: list[Step],
+    options: argparse.Namespace,
+    front: Front,
+    holding: contextlib.ExitStack,
+) -> int:
+    """Runs the chosen steps and builds the report. Returns the exit status.
+
+    From the first file that is written, the study is held until `holding` ends.
+    """
+    if options.verify:
+        return _verify(chosen, request.study)
+    status = execute(
+        chosen,
+        request.study,
+        force=options.force,
+        dry_run=options.dry_run,
+        workers=options.workers,
+        threads=options.threads,
+        scheduler=options.scheduler,
+        timeout=60 * options.timeout,
+        holding=holding,
+    )
     if options.dry_run or status == 130:
         return status
     try:
-        index = make_report(request, every, front)
+        index = make_report(request, every, front, holding)
         print(f"Report: {index}", flush=True)
         if options.archive:
             from reidlib.report import write_archive
@@ -155,6 +190,13 @@ def _main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
         print(f"run_all.py: the report cannot be made: {_in_words(error)}", file=sys.stderr)
         return 1
     return status
+
+
+def _verify(steps: list[Step], study: Study) -> int:
+    """Prints what is not as it was written. Returns the exit status."""
+    found = verify(steps, study)
+    print("\n".join(found) or f"{study.root}: everything is as it was written, by this code.", flush=True)
+    return 1 if found else 0
 
 
 def _show_references(options: argparse.Namespace, steps_of: StepsOf, front: Front) -> int:
@@ -171,26 +213,20 @@ def _show_references(options: argparse.Namespace, steps_of: StepsOf, front: Fron
         print(f"{study.title}. {study.sentence}", *study.left_out, sep="\n  ", flush=True)
         request = reference_request(study, options.results)
         try:
-            if not options.dry_run:
+            with contextlib.ExitStack() as holding:
                 points = recorded_points(study)
-                require_writable(request.study.tables)
-                request.study.save_table(points, "reference_points")
-            status = execute(
-                asked, request.study, force=options.force, dry_run=options.dry_run, workers=options.workers
-            )
+                looks = options.dry_run or options.verify
+                if not looks and not request.study.has_table(points, "reference_points"):
+                    require_writable(request.study.tables)
+                    holding.enter_context(held(request.study))
+                    request.study.save_table(points, "reference_points")
+                own_front = _front_of(study, front)
+                statuses.append(_run_and_report(request, asked, steps, options, own_front, holding))
         except (ReidError, OSError) as error:
             print(f"run_all.py: {_in_words(error)}", file=sys.stderr)
             return 2
-        statuses.append(status)
-        if status == 130:
-            return status
-        if options.dry_run:
-            continue
-        try:
-            print(f"Report: {make_report(request, steps, _front_of(study, front))}", flush=True)
-        except (ReidError, OSError) as error:
-            print(f"run_all.py: the report cannot be made: {_in_words(error)}", file=sys.stderr)
-            statuses.append(1)
+        if statuses[-1] == 130:
+            return 130
     return max(statuses)
 
 
@@ -447,11 +483,41 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="also write the report as one zip with the digests of its files",
     )
     add(
+        "--verify",
+        action="store_true",
+        help="read everything that was recorded and name what was changed, is missing or was made by other "
+        "code (exit status 1 then); write nothing",
+    )
+    add(
         "--workers",
         action=_Once,
         type=int,
         metavar="N",
-        help="steps at a time, sharing the cores (default: one on a GPU, else one a core and at most four)",
+        help="steps at a time (default: one on a GPU, else one a core and at most four)",
+    )
+    add(
+        "--threads",
+        action=_Once,
+        type=int,
+        metavar="N",
+        help="CPU threads of every step, however many run at a time: their number changes how sums are "
+        "rounded (default: the cores divided by the GPUs, or by at most four)",
+    )
+    add(
+        "--scheduler",
+        action=_Once,
+        default="",
+        metavar="ADDRESS",
+        help="run the steps on the workers of this Dask scheduler, such as tcp://HOST:8786; --results must "
+        "lie on a file system that they share",
+    )
+    add(
+        "--timeout",
+        action=_Once,
+        type=float,
+        default=0,
+        metavar="MINUTES",
+        help="end a step that takes longer (default: none does)",
     )
     add(
         "--results",
@@ -461,6 +527,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="folder of the studies (default: results/ of this checkout)",
     )
     options = parser.parse_args(arguments)
+    if options.verify and (options.force or options.dry_run):
+        parser.error("--verify only looks: leave out --force and --dry-run.")
     options.profile = options.profile or ("paper" if options.checkpoint else "demo")
     return options
 
@@ -514,11 +582,20 @@ def checked_request(options: argparse.Namespace) -> Request:
 
 
 def _check_workers(options: argparse.Namespace) -> None:
-    if options.workers is not None and not 1 <= options.workers <= MOST_WORKERS:
+    for name in ("workers", "threads"):
+        value = getattr(options, name)
+        if value is not None and not 1 <= value <= MOST_WORKERS:
+            raise ConfigError(
+                f"--{name} {in_short(value)}: expected a whole number, 1 or more and at most {MOST_WORKERS}."
+            )
+    if options.scheduler and options.workers is not None:
+        raise ConfigError("--scheduler has workers of its own: leave out --workers.")
+    if options.scheduler and not re.fullmatch(r"(tcp|tls|ws|wss)://\S+:\d+", options.scheduler):
         raise ConfigError(
-            f"--workers {in_short(options.workers)}: expected a whole number, 1 or more and at most "
-            f"{MOST_WORKERS}."
+            f"--scheduler {in_short(options.scheduler)}: expected an address such as tcp://HOST:8786."
         )
+    if not 0 <= options.timeout < math.inf:
+        raise ConfigError(f"--timeout {options.timeout}: expected minutes, 0 or more.")
 
 
 def switch_names(asked: list[str] | None, profile: str, default: tuple[str, ...]) -> tuple[str, ...]:
@@ -648,7 +725,6 @@ def set_runs_aside(steps: list[Step], study: Study) -> None:
     """Sets aside the finished runs of these steps, so that they are made again instead of shown."""
     products = [Path(product) for step in steps for product in step.produces]
     names = {product.parts[1] for product in products if product.parts[0] == study.runs.name}
-    require_writable(study.runs)
     for folder in sorted(study.runs / name for name in names if (study.runs / name).exists()):
         from reidlib.training.run_folder import RunFolder  # imports torch
 
@@ -659,11 +735,16 @@ def set_runs_aside(steps: list[Step], study: Study) -> None:
 # ---------------------------------------------------------------------------------------------------- report
 
 
-def make_report(request: Request, steps: list[Step], front: Front) -> Path:
-    """Builds the report if anything that it shows has changed, and returns the path of its index page."""
+def make_report(
+    request: Request, steps: list[Step], front: Front, holding: contextlib.ExitStack | None = None
+) -> Path:
+    """Builds the report if anything that it shows has changed, and returns the path of its index page.
+
+    The study is held meanwhile, or until `holding` ends.
+    """
     study = request.study
     shown = [] if request.checkpoint else steps  # []: a page for every checkpoint that was scored
-    state = study.steps / "report.json"
+    state = study.steps / f"{REPORT}.json"
     index = study.report / "index.html"
     if _is_current(state, _report_digest(request, shown, front)):
         return index
@@ -680,12 +761,15 @@ def make_report(request: Request, steps: list[Step], front: Front) -> Path:
         facts["Weights"] = "released ones, scored only: nothing was trained here"
     require_writable(study.report)
     require_writable(state.parent)
-    state.unlink(missing_ok=True)
-    index = build_report(study, title=front.title, facts=facts, steps=shown)
-    outside = outside_references(index.parent)
-    if outside:  # a bug
-        raise RuntimeError(f"The report refers to what lies outside it: {outside}")
-    write_json(state, {"made_from": _report_digest(request, shown, front)})
+    with contextlib.ExitStack() as own:
+        (holding or own).enter_context(held(study))
+        state.unlink(missing_ok=True)
+        index = build_report(study, title=front.title, facts=facts, steps=shown)
+        outside = outside_references(index.parent)
+        if outside:  # a bug
+            raise RuntimeError(f"The report refers to what lies outside it: {outside}")
+        pages = page_digests(study.report)
+        write_json(state, {"made_from": _report_digest(request, shown, front), "pages": pages})
     return index
 
 
@@ -703,8 +787,8 @@ def _facts_of_this_call() -> dict[str, str]:
 
 def _is_current(state: Path, made_from: str) -> bool:
     try:
-        return read_json(state) == {"made_from": made_from}
-    except FileError:  # none yet, or a damaged one
+        return read_json(state)["made_from"] == made_from
+    except (FileError, KeyError, TypeError):  # none yet, or a damaged one
         return False
 
 

@@ -1,10 +1,14 @@
-"""Decides which steps are out of date, and why, by a fingerprint of all that a step's results depend on.
+"""Decides which steps are out of date, and why: by all that a step's results depend on, and by what it wrote.
 
 The fingerprint covers the notebook's code cells, the parameters, the fingerprints of the steps it needs, the
 files and the images it reads, and the code it uses. The code is found by following the notebook's imports of
 reidlib from module to module (`reidlib.code_digest`). Comments and docstrings do not count.
+
+What a step wrote is kept with its digests. A file of the same size and time of change counts as unchanged;
+of any other the digest is compared, so a copied study stays up to date.
 """
 
+import ast
 import functools
 import json
 from collections.abc import Iterable, Mapping
@@ -13,6 +17,7 @@ from pathlib import Path
 
 from reidlib.code_digest import Code, source_digest
 from reidlib.files import REPOSITORY, FileError, digest, file_digest, read_json
+from reidlib.run import METRICS, RunFiles
 from reidlib.study.results import Study
 from reidlib.study.steps import Cell, PipelineError, Step, check_parameters, notebook_path, read_cells
 
@@ -34,8 +39,13 @@ def fingerprint(
 
 def _parts(step: Step, fingerprints_of_needs: Mapping[str, str], code: Code, repository: Path) -> dict:
     """The fingerprint's parts by name; kept in the state file so that a rerun can say why."""
-    source, magics = _notebook_code(read_cells(notebook_path(step, repository)))
-    notebook, imports = source_digest(source)
+    path = notebook_path(step, repository)
+    cells = read_cells(path)
+    source, magics = _notebook_code(cells)
+    try:
+        notebook, imports = source_digest(source)
+    except (SyntaxError, ValueError) as error:
+        raise PipelineError(f"The notebook {path} cannot run: {_syntax_error(cells, error)}.") from error
     return {
         "notebook": digest([notebook, magics]),
         "parameters": {
@@ -53,6 +63,21 @@ def _notebook_code(cells: Iterable[Cell]) -> tuple[str, list[str]]:
     lines = [line for cell in cells if cell.kind == "code" for line in cell.source.splitlines()]
     magics = [line for line in lines if line.lstrip()[:1] in ("%", "!")]
     return "\n".join("pass" if line in magics else line for line in lines), magics
+
+
+def _syntax_error(cells: Iterable[Cell], error: Exception) -> str:
+    """Which code cell has a syntax error, in words."""
+    number = 0
+    for cell in cells:
+        number += cell.kind == "code"
+        if cell.kind == "code":
+            try:
+                ast.parse(_notebook_code([cell])[0])
+            except SyntaxError as found:
+                return f"code cell {number}, line {found.lineno}: {found.msg}"
+            except ValueError:  # a zero byte, in some versions of Python
+                return f"code cell {number}: {error}"
+    return str(error)
 
 
 @functools.cache
@@ -88,9 +113,11 @@ class StepPlan:
     parts: dict
     reason: str
     text: str  # digest of everything written in the notebook
-    status: str = "waiting"  # waiting · up to date · running · done · failed · skipped
+    status: str = "waiting"  # waiting · up to date · running · done · lacks runs · failed · skipped
     seconds: float | None = None
     refresh: bool = False  # up to date, but the executed copy shows older text
+    earlier: float = 0.0  # seconds that it took when it was last done; 0: not known
+    cpu_seconds: float = 0.0
 
 
 def plan_steps(steps: list[Step], study: Study, force: bool, repository: Path) -> list[StepPlan]:
@@ -133,6 +160,8 @@ class State:
     text: str  # digest of everything written in the notebook
     run: str  # random id of the execution
     needs_run: dict  # name of a needed step → its `run`
+    outputs: dict  # path below the study's root → [SHA-256, size, time of change] of a file that it wrote
+    lacks: list  # names of the finished runs there were, of a step that lacked one; else empty
 
 
 _DICTS_IN_PARTS = ("parameters", "code", "reads", "needs")
@@ -164,10 +193,12 @@ def _reason(step: Step, study: Study, parts: dict) -> str:
     state = read_state(step.name, study)
     if state is None:
         return f"its state file is damaged: {path.relative_to(study.root)}"
-    missing = [name for name in step.produces if not _is_whole(study.root / name)]
-    missing += [] if step.executed(study).is_file() else [str(step.executed(study).relative_to(study.root))]
-    if missing:
-        return f"missing or damaged: {', '.join(missing)}"
+    missing = [] if state.lacks else [name for name in step.produces if not (study.root / name).exists()]
+    changed = list(dict.fromkeys([*missing, *changed_outputs(state.outputs, study)]))
+    if changed:
+        return f"missing or changed: {in_short_list(changed)}"
+    if state.lacks and state.lacks != finished_runs(study):
+        return "there are other runs now"
     now, then = json.loads(json.dumps(parts)), state.parts
     if now == then:
         again = [name for name, run in state.needs_run.items() if run != run_id(name, study)]
@@ -189,19 +220,70 @@ def _reason(step: Step, study: Study, parts: dict) -> str:
     return "changed notebook"
 
 
-def _is_whole(product: Path) -> bool:
-    """Whether a product exists, and no file of it was left empty or cut by a crash or a full disk.
+def in_short_list(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
-    Of a folder, its own JSON files count: each is the record of a finished run.
+
+def finished_runs(study: Study) -> list[str]:
+    """Names of the finished runs, and "" so that the list is never empty."""
+    return ["", *sorted(path.parent.name for path in study.runs.glob(f"*/{METRICS}"))]
+
+
+# ---------------------------------------------------------------------------------------------------- outputs
+
+_RUN_FILES = ("weights_record", "curves", "model", "training", "scores_record", "embeddings", "queries",
+              "metrics", "digests")  # fmt: skip
+
+
+def outputs_of(step: Step, study: Study, also: Iterable[Path] = ()) -> dict[str, list]:
+    """What a step wrote, as `State.outputs` keeps it.
+
+    These are the executed notebook, the step's products, all files of a run or folder among them, and those
+    of `also` that lie in the study's tables, figures or explorer.
     """
-    if product.suffix == ".json" and product.is_file():
-        try:
-            return bool(read_json(product))
-        except FileError:
-            return False
-    if product.is_dir():
-        return all(_is_whole(record) for record in product.glob("*.json"))
-    return product.is_file() and product.stat().st_size > 0
+    found = {step.executed(study), step.failed(study)}
+    for product in (study.root / name for name in step.produces):
+        if product.is_dir():
+            found |= {path for path in product.rglob("*") if path.is_file()}
+        elif product.name == METRICS:
+            files = RunFiles(product.parent)
+            found |= {getattr(files, name) for name in _RUN_FILES}
+        found.add(product)
+    found |= {path for path in also if path.parent in (study.tables, study.figures, study.explorer)}
+    kept = sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(study.root)): looked_at(path) for path in kept}
+
+
+def looked_at(path: Path) -> list:
+    """A file's SHA-256, size and time of change, as `State.outputs` keeps them."""
+    state = path.stat()
+    return [file_digest(path), state.st_size, state.st_mtime_ns]
+
+
+def changed_outputs(outputs: Mapping[str, list], study: Study, *, thorough: bool = False) -> list[str]:
+    """The files that are missing or are not what the step wrote.
+
+    Args:
+        thorough: read every file, whatever its size and time of change.
+
+    Raises:
+        PipelineError: a file cannot be read.
+    """
+    return [name for name, kept in outputs.items() if not _is_unchanged(study.root / name, kept, thorough)]
+
+
+def _is_unchanged(path: Path, kept: list, thorough: bool) -> bool:
+    try:
+        state = path.stat()
+        if not thorough and [state.st_size, state.st_mtime_ns] == kept[1:]:
+            return True
+        return state.st_size == kept[1] and file_digest(path) == kept[0]
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, IndexError, TypeError):
+        return False
+    except OSError as error:
+        raise PipelineError(
+            f"{path} cannot be read ({error.strerror}): give your account the right to."
+        ) from error
 
 
 def run_id(name: str, study: Study) -> str:

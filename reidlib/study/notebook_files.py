@@ -11,5 +11,7 @@ sys.modules.setdefault("rfc3987_syntax", None)  # importing it now fails, as if 
 import nbformat  # noqa: E402
 
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")  # kinds of output that the report shows as figures
+# Errors of a notebook for whose runs nobody asked: a page that lacks its runs has not failed.
+LACKING = ("MissingRunError", "StaleRunError")
 
-__all__ = ["PICTURES", "nbformat"]
+__all__ = ["LACKING", "PICTURES", "nbformat"]

@@ -7,37 +7,48 @@ changed, its executed copy gets the new text.
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import secrets
-import signal
+import shutil
 import socket
-import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from reidlib.errors import ReidError
-from reidlib.files import REPOSITORY, read_json, require_writable, write_atomically, write_json
+from reidlib.files import (
+    REPOSITORY,
+    FileError,
+    plain,
+    read_json,
+    require_writable,
+    write_atomically,
+    write_json,
+)
 from reidlib.progress import MAIN_UNIT, VARIABLE, fraction, read_state, tqdm_class
-from reidlib.study.fingerprints import StepPlan, plan_steps, run_id
+from reidlib.study.engine import LOOPBACK, InTurn, OnCluster, engine_for, gpus_here
+from reidlib.study.fingerprints import StepPlan, looked_at, plan_steps
+from reidlib.study.first_minutes import TRAINS, check_runs
+from reidlib.study.holding import held, holder_file
+from reidlib.study.interrupts import Interrupts, interrupts
 from reidlib.study.results import Study
+from reidlib.study.step_process import GO, PATIENCE, STARTED, Outcome, lost
 from reidlib.study.steps import PipelineError, Step, notebook_path
+from reidlib.study.times import earlier_seconds, expected_seconds, in_words, record_event, seconds_left
 
-LOOPBACK = "127.0.0.1"
 POLL = 0.1  # seconds between two looks at the running steps
-STOP_WITHIN = 15  # seconds that a kernel may take to stop after Ctrl-C before it is killed
+PROGRESS = "progress.json"
+MOST_AT_A_TIME = 4  # steps on a machine without a GPU: they are too small to keep many cores busy
+TAKES_A_GPU = ("10_train", "23_classification")  # notebooks that train
+SLOWEST = 3  # steps that the end names
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Freed memory stays with the process. Otherwise it goes back to the system after every training step, and
 # asking for it again costs 4 to 6 % of a step on a CPU. These variables are glibc's; other C libraries ignore
 # them.
 KEEP_MEMORY = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(1 << 30))
-VERSIONS_OF = ("torch", "torchvision", "numpy", "papermill")
 
 
 def execute(
@@ -47,8 +58,12 @@ def execute(
     force: bool = False,
     dry_run: bool = False,
     workers: int | None = None,
+    threads: int | None = None,
+    scheduler: str = "",
+    timeout: float = 0,
     stream=None,
     repository: Path = REPOSITORY,
+    holding: contextlib.ExitStack | None = None,
 ) -> int:
     """Runs the steps that are out of date, in order. A step waits for those it needs.
 
@@ -59,8 +74,13 @@ def execute(
         force: also run steps that are up to date.
         dry_run: print what would run and why; write nothing.
         workers: how many steps run at a time; None: `default_workers()`.
+        threads: CPU threads of every step; None: `default_threads()`. They do not depend on `workers`,
+            because their number changes how sums are rounded.
+        scheduler: the address of a Dask scheduler whose workers run the steps; "": this machine does.
+        timeout: seconds that a step may take; 0: any.
         stream: where messages go; None: standard error.
         repository: the checkout whose notebooks and code are used.
+        holding: the study is held until this ends, if something is to be run; None: until the last step.
 
     Returns:
         The exit status: 0 done, 1 a step failed, 130 interrupted.
@@ -72,44 +92,81 @@ def execute(
     stream = stream or sys.stderr
     if workers is not None and workers < 1:
         raise PipelineError(f"The number of workers must be at least 1, not {workers}.")
-    plans = plan_steps(list(steps), study, force, repository)
+    steps = list(steps)
+    plans = plan_steps(steps, study, force, repository)
     if dry_run:
         width = max((len(plan.step.name) for plan in plans), default=0)
         for plan in plans:
             state = "up to date" + (" (its text changed: the executed copy gets it)" if plan.refresh else "")
             print(f"{plan.step.name:{width}}  {f'run: {plan.reason}' if plan.reason else state}", file=stream)
         return 0
-    _require_places(plans, study)
-    if any(plan.reason for plan in plans):
-        _require_loopback()
+    require_places([plan.step for plan in plans if plan.reason or plan.refresh], study)
+    if any(plan.reason or plan.refresh for plan in plans):
+        with contextlib.ExitStack() as own:
+            (holding or own).enter_context(held(study))
+            # Another call may have made some of it meanwhile.
+            plans = plan_steps(steps, study, force, repository)
+            status = _run(plans, study, stream, repository, workers, scheduler, threads, timeout)
+        if status:
+            return status
+    _summarize(plans, stream)
+    return 1 if any(plan.status in ("failed", "skipped") for plan in plans) else 0
+
+
+def _run(
+    plans: list[StepPlan],
+    study: Study,
+    stream,
+    repository: Path,
+    workers: int | None,
+    scheduler: str,
+    threads: int | None,
+    timeout: float,
+) -> int:
+    """Runs what has a reason, and puts new text into executed copies. Returns 130 if interrupted, else 0."""
     for plan in plans:
         if plan.refresh:
             _refresh_text(plan, study, repository)
-    with _scratch_folder() as scratch, _terminate_as_interrupt():
-        if workers is None:
-            workers = default_workers() if any(plan.reason for plan in plans) else 1
-        runner = _Runner(plans, study, workers, stream, repository, scratch)
+    if not any(plan.reason for plan in plans):
+        return 0
+    _require_loopback()
+    at_a_time = workers or default_workers()
+    for line in check_runs(plans, study, at_a_time):
+        print(line, file=stream, flush=True)
+    todo = sum(bool(plan.reason) for plan in plans)
+    with (
+        interrupts() as asked,
+        _scratch_folder(study) as scratch,
+        engine_for(at_a_time, scheduler, scratch, steps=todo) as engine,
+    ):
+        runner = _Runner(plans, study, stream, repository, scratch, engine)
+        runner.threads, runner.timeout = threads or default_threads(), timeout
+        runner.workers = engine.workers
+        # A worker elsewhere does not end with this process.
+        runner.holder = str(holder_file(study)) if scheduler else ""
         try:
             runner.run()
         except KeyboardInterrupt:
-            kept = runner.stop()
+            kept = runner.stop(asked)
             print(
                 f"Interrupted. {kept} finished steps are kept; the same command goes on from there.",
                 file=stream,
             )
             return 130
         except BaseException:  # such as a closed pipe where messages go
-            runner.stop()
+            runner.stop(asked)
             raise
-    _summarize(plans, stream)
-    return 1 if any(plan.status in ("failed", "skipped") for plan in plans) else 0
+    return 0
 
 
-def _require_places(plans: list[StepPlan], study: Study) -> None:
-    """Checks that everything can be written that these steps will write."""
-    writing = [plan.step for plan in plans if plan.reason or plan.refresh]
-    written = [path for step in writing for path in (step.executed(study), step.state(study))]
-    written += [study.root / product for step in writing for product in step.produces]
+def require_places(steps: Sequence[Step], study: Study) -> None:
+    """Checks that everything can be written that these steps will write.
+
+    Raises:
+        FileError: a place cannot be written.
+    """
+    written = [path for step in steps for path in (step.executed(study), step.state(study))]
+    written += [study.root / product for step in steps for product in step.produces]
     for folder in dict.fromkeys(path.parent for path in written):
         require_writable(folder)
 
@@ -131,17 +188,31 @@ def _require_loopback() -> None:
 
 
 @contextlib.contextmanager
-def _scratch_folder() -> Iterator[Path]:
-    """A folder for what running steps tell each other; removed at the end."""
+def _scratch_folder(study: Study) -> Iterator[Path]:
+    """A folder for what running steps tell each other; removed at the end.
+
+    It lies in the study and not among the system's temporary files, which may be full or on another machine.
+    """
+    for left in study.root.glob(".running-*"):  # by a call that was killed: this one holds the study
+        shutil.rmtree(left, ignore_errors=True)
+    scratch = study.root / f".running-{secrets.token_hex(4)}"
     try:
-        scratch = tempfile.TemporaryDirectory(prefix="reidlib-", ignore_cleanup_errors=True)
+        scratch.mkdir(parents=True)
     except OSError as error:
-        raise PipelineError(
-            f"There is no place for temporary files ({error.strerror}). Set TMPDIR to a folder that can be "
-            "written."
-        ) from error
-    with scratch as folder:
-        yield Path(folder)
+        raise FileError(f"{scratch} cannot be made ({error.strerror}). Make room or allow that.") from error
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def default_threads() -> int:
+    """CPU threads of a step: as many as are left to each of the steps that this machine runs at a time.
+
+    That is a share for each GPU, or for each of at most four cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // (len(gpus_here()) or min(MOST_AT_A_TIME, cores)))
 
 
 def default_workers() -> int:
@@ -155,166 +226,248 @@ def default_workers() -> int:
 
         if torch.cuda.is_available():
             return 1
-    return min(4, os.cpu_count() or 1)
+    return min(MOST_AT_A_TIME, os.cpu_count() or 1)
 
 
 class _Runner:
     """Runs planned steps and shows their progress bars."""
 
+    threads, timeout, holder, workers = 1, 0.0, "", 1
+
     def __init__(
-        self, plans: list[StepPlan], study: Study, workers: int, stream, repository: Path, scratch: Path
+        self,
+        plans: list[StepPlan],
+        study: Study,
+        stream,
+        repository: Path,
+        scratch: Path,
+        engine: InTurn | OnCluster,
     ):
-        self.plans, self.study, self.workers = plans, study, workers
+        self.plans, self.study, self.engine = plans, study, engine
         self.stream, self.repository, self.scratch = stream, repository, scratch
         self.bars = stream.isatty()
-        self.running: list[_Running] = []
         self.todo = [plan for plan in plans if plan.reason]
-        total = sum(plan.step.weight for plan in self.todo)
-        layout = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
+        self.running: dict[str, _Shown] = {}  # by the step's name
+        self.futures: dict[str, Any] = {}  # of concurrent.futures or of Dask
+        (scratch / STARTED).mkdir()
+        for name in (GO, PATIENCE):
+            (scratch / name).touch()
+        earlier = earlier_seconds(study)
+        self.expected = expected_seconds([plan.step for plan in self.todo], earlier)
+        for plan in self.todo:
+            plan.earlier = earlier.get(plan.step.name, 0.0)
+        self.estimated = False  # whether the time of all trainings was said
         self.bar = tqdm_class()(
-            total=total, bar_format=layout, smoothing=0, file=stream, disable=not self.bars or not total
+            total=sum(self.expected.values()),
+            bar_format="{desc} {percentage:3.0f}%|{bar}| [{elapsed}]",
+            file=stream,
+            disable=not self.bars or not self.todo,
         )
 
     def run(self) -> None:
         try:
-            while self.running or any(plan.status == "waiting" for plan in self.plans):
-                self._start_ready()
+            record_event(self.study, "begin", steps=len(self.todo))
+            if self.engine.dashboard:
+                self._say(f"Dask's dashboard: {self.engine.dashboard}")
+            for plan in self.todo:
+                self._submit(plan)
+            while any(plan.status in ("waiting", "running") for plan in self.todo):
                 time.sleep(POLL)
-                for job in list(self.running):
-                    self._look_at(job)
+                started = {path.name for path in (self.scratch / STARTED).iterdir()}
+                for plan in self.todo:
+                    if plan.status == "waiting" and self._folder(plan).name in started:
+                        self._show(plan)
+                    if plan.status in ("waiting", "running") and self.futures[plan.step.name].done():
+                        self._finish(plan)
                 self._draw()
+            record_event(self.study, "end", status="done")
         finally:
             self.bar.close()
 
-    def stop(self) -> int:
-        """Ends every running step and its kernel; returns how many steps were finished in this call."""
-        for job in self.running:
-            job.process.send_signal(signal.SIGINT)  # the kernel is shut down by the process that started it
-        for job in self.running:
-            try:
-                job.process.wait(STOP_WITHIN)
-            except subprocess.TimeoutExpired:
-                job.process.kill()  # its kernel sees that its parent is gone, and ends
-            job.output.unlink(missing_ok=True)
-            job.close()
-        return sum(plan.status == "done" for plan in self.plans)
+    def stop(self, asked: Interrupts) -> int:
+        """Ends every running step and its kernel; returns how many steps were finished in this call.
 
-    def _start_ready(self) -> None:
-        statuses = {plan.step.name: plan.status for plan in self.plans}
-        for plan in self.plans:
-            if plan.status != "waiting":
-                continue
-            needs = [statuses.get(name, "done") for name in plan.step.needs]
-            if "failed" in needs or "skipped" in needs:
-                plan.status = statuses[plan.step.name] = "skipped"
-                self.bar.total -= plan.step.weight
-            elif len(self.running) < self.workers and not {"waiting", "running"} & {*needs}:
-                folder = self.scratch / f"step{self.plans.index(plan)}"
-                folder.mkdir()
-                slots = {job.slot for job in self.running}
-                slot = min(number for number in range(self.workers) if number not in slots)
-                if not self.bars:
-                    self._say(f"start   {plan.step.name}  ({plan.reason})")
-                try:
-                    self.running.append(_Running(plan, self, folder, slot))
-                    plan.status = "running"
-                except (OSError, ReidError) as error:  # its place was closed, or no process can be started
-                    plan.status = statuses[plan.step.name] = "failed"
-                    self._say(f"FAILED  {plan.step.name}: it cannot be started: {error}")
+        A second interrupt meanwhile kills the kernels that do not stop at once.
+        """
+        (self.scratch / GO).unlink(missing_ok=True)
+        record_event(self.study, "end", status="interrupted")
+        running = [self.futures[name] for name in self.running]
+        for future in self.futures.values():
+            if future not in running:
+                future.cancel()
+        while not all(future.done() for future in running):
+            if asked.count > 1:
+                (self.scratch / PATIENCE).unlink(missing_ok=True)
+            time.sleep(POLL)
+        for shown in self.running.values():
+            shown.close()
+        # A running step has no state file unless it was finished meanwhile.
+        meanwhile = [shown.plan for shown in self.running.values()]
+        kept = sum(plan.status == "done" for plan in self.todo)
+        return kept + sum(plan.step.state(self.study).is_file() for plan in meanwhile)
 
-    def _look_at(self, job: "_Running") -> None:
-        if not self.bars:
-            for line in job.new_lines():
-                self._say(f"[{job.plan.step.name}] {line}")
-        if job.process.poll() is None:
-            return
-        self.running.remove(job)
-        if not self.bars:
-            for line in job.new_lines():
-                self._say(f"[{job.plan.step.name}] {line}")
-        job.close()
-        plan = job.plan
-        plan.seconds = time.monotonic() - job.started
+    def _outcome(self, name: str) -> Outcome:
+        if self.futures[name].cancelled():
+            return lost("it was not begun")
         try:
-            problem = job.finish()
-        except (OSError, ReidError) as error:
-            problem = f"FAILED  {plan.step.name}: its results cannot be kept: {error}"
-        plan.status = "failed" if problem else "done"
-        self._say(problem or f"done    {plan.step.name}  {plan.seconds:.0f} s")
+            return self.futures[name].result()
+        except Exception as error:  # noqa: BLE001  # Dask's: its workers died with it, its scheduler is gone
+            return lost(f"{type(error).__name__}: {error}")
+
+    def _folder(self, plan: StepPlan) -> Path:
+        return self.scratch / f"step{self.plans.index(plan)}"
+
+    def _submit(self, plan: StepPlan) -> None:
+        """Hands a step to a worker, where it waits for those that it needs; they were handed over first."""
+        step, study, folder = plan.step, self.study, self._folder(plan)
+        folder.mkdir()
+        task = {
+            "notebook": str(notebook_path(step, self.repository)),
+            "output": str(step.executed(study).with_name(f".{step.executed(study).stem}.running.ipynb")),
+            "executed": str(step.executed(study)),
+            "failed": str(step.failed(study)),
+            "state": str(step.state(study)),
+            "figures": sum(Path(name).match("figures/*.png") for name in step.produces),
+            "repository": str(self.repository),
+            "library": str(REPOSITORY),
+            "study": asdict(study),
+            "step": asdict(step),
+            "planned": {"fingerprint": plan.fingerprint, "parts": plan.parts, "text": plan.text},
+            "timeout": self.timeout,
+            "earlier": plan.earlier,
+            "holder": self.holder,
+            "environment": {
+                VARIABLE: str(folder / PROGRESS),
+                "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences the debugger about frozen modules
+                **KEEP_MEMORY,
+                **dict.fromkeys(THREAD_VARIABLES, str(self.threads)),
+                # What the user has set counts, and not what a cluster sets for its workers.
+                **{name: os.environ[name] for name in {*THREAD_VARIABLES, *KEEP_MEMORY} & os.environ.keys()},
+            },
+        }
+        (folder / "task.json").write_text(json.dumps(plain(task)))
+        needs = [self.futures[name] for name in step.needs if name in self.futures]
+        self.futures[step.name] = self.engine.submit(
+            folder, needs, seconds=self.expected[step.name], training=step.notebook in TAKES_A_GPU
+        )
+
+    def _show(self, plan: StepPlan) -> None:
+        plan.status = "running"
+        slots = {shown.slot for shown in self.running.values()}
+        slot = min(number for number in range(len(self.running) + 1) if number not in slots)
+        self.running[plan.step.name] = _Shown(plan, self._folder(plan) / PROGRESS, slot, self.stream)
+        record_event(self.study, "start", step=plan.step.name, reason=plan.reason)
+        if not self.bars:
+            self._say(f"start   {plan.step.name}  ({plan.reason})")
+
+    def _say_lines(self, shown: "_Shown") -> None:
+        if not self.bars:
+            for line in shown.new_lines():
+                self._say(f"[{shown.plan.step.name}] {line}")
+
+    def _finish(self, plan: StepPlan) -> None:
+        name = plan.step.name
+        outcome = self._outcome(name)
+        if shown := self.running.pop(name, None):
+            self._say_lines(shown)
+            shown.close()
+        plan.seconds, plan.cpu_seconds = outcome["seconds"], outcome.get("cpu_seconds", 0.0)
+        failed = plan.step.failed(self.study)
+        if outcome["skipped"]:
+            plan.status = "skipped"
+            self.bar.total -= self.expected[name]
+        elif outcome["lacks"]:
+            plan.status = "lacks runs"
+            self._say(f"no runs {name}: {outcome['error']}")
+        elif outcome["error"]:
+            plan.status = "failed"
+            where = f"\n        notebook with the traceback: {failed}" if failed.is_file() else ""
+            self._say(f"FAILED  {name}: {outcome['error']}{where}")
+        else:
+            plan.status = "done"
+            self._say(f"done    {name}  {plan.seconds:.0f} s{self._left()}")
+        kept = {
+            key: outcome[key] for key in ("seconds", "cpu_seconds", "peak_memory", "error") if key in outcome
+        }
+        record_event(self.study, plan.status, step=name, **kept)
+
+    def _seconds_left(self) -> float:
+        expected = {plan.step.name: self.expected[plan.step.name] for plan in self.todo}
+        ended = [plan for plan in self.todo if plan.status not in ("waiting", "running")]
+        done = {plan.step.name: plan.seconds for plan in ended if plan.status == "done"}
+        others = {plan.step.name for plan in ended} - done.keys()
+        running = {name: (shown.seconds(), shown.share()) for name, shown in self.running.items()}
+        known = {name: seconds for name, seconds in expected.items() if name not in others}
+        return seconds_left(known, done, running, self.workers)
+
+    def _left(self) -> str:
+        """How far the study is and how long it takes still, for a log."""
+        count = sum(plan.status not in ("waiting", "running") for plan in self.todo)
+        if self.bars or count == len(self.todo):
+            return ""
+        return f"  ({count}/{len(self.todo)}, about {in_words(self._seconds_left())} left)"
+
+    def _estimate(self) -> None:
+        """Says once, after the first epoch of a training, how long it and all of them will take."""
+        for name, shown in self.running.items():
+            if self.estimated or shown.plan.step.notebook != TRAINS or not (epoch := shown.epoch_seconds()):
+                continue
+            self.estimated = True
+            share = max(shown.share(), 1e-6)
+            one = shown.seconds() / share
+            trains = [plan.step.weight for plan in self.todo if plan.step.notebook == TRAINS]
+            every = max(one * sum(trains) / shown.plan.step.weight / self.workers, one)
+            self._say(
+                f"An epoch of {name} takes {in_words(epoch)}, so this run about {in_words(one)} and all "
+                f"{len(trains)} runs about {in_words(every)}, {self.workers} at a time."
+            )
+            for plan in self.todo:  # what was guessed of trainings is known better now
+                if plan.step.notebook == TRAINS and not plan.earlier:
+                    self.expected[plan.step.name] = one * plan.step.weight / shown.plan.step.weight
+            self.bar.total = sum(self.expected.values())
 
     def _draw(self) -> None:
-        finished = sum(plan.step.weight for plan in self.todo if plan.status in ("done", "failed"))
-        self.bar.n = finished + sum(job.plan.step.weight * job.share() for job in self.running)
-        count = sum(plan.status in ("done", "failed") for plan in self.todo)
-        self.bar.set_description_str(f"study: {count}/{len(self.todo)} steps", refresh=False)
+        ended = [plan for plan in self.todo if plan.status in ("done", "failed", "lacks runs")]
+        self.bar.n = sum(self.expected[plan.step.name] for plan in ended)
+        self.bar.n += sum(self.expected[name] * shown.share() for name, shown in self.running.items())
+        left = in_words(self._seconds_left()) if self.bars else ""
+        text = f"study: {len(ended)}/{len(self.todo)} steps, about {left} left"
+        self.bar.set_description_str(text, refresh=False)
         self.bar.refresh()
-        for job in self.running:
-            job.draw()
+        self._estimate()
+        for shown in self.running.values():
+            self._say_lines(shown)
+            shown.draw()
 
     def _say(self, text: str) -> None:
+        """Prints a line above the bars; in a log, with the time."""
+        if not self.bars:
+            text = f"{datetime.datetime.now():%H:%M:%S} {text}"
         tqdm_class().write(text, file=self.stream)
         self.stream.flush()
 
 
-class _Running:
-    """One step that runs: its process, and the bar for it."""
+class _Shown:
+    """The bar and the lines of a step that runs.
 
-    def __init__(self, plan: StepPlan, runner: _Runner, folder: Path, slot: int):
-        self.plan, self.runner, self.folder, self.slot = plan, runner, folder, slot
-        step, study = plan.step, runner.study
-        self.output = step.executed(study).with_name(f".{step.executed(study).stem}.running.ipynb")
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        step.state(study).unlink(missing_ok=True)  # from now on the step is unfinished, whatever happens
-        self.progress = folder / "progress.json"
+    progress: what its kernel writes (`reidlib.progress`).
+    """
+
+    def __init__(self, plan: StepPlan, progress: Path, slot: int, stream):
+        self.plan, self.progress, self.slot = plan, progress, slot
         self.lines_read = 0
         self.highest_share = 0.0
         self.started = time.monotonic()
-        task = {
-            "notebook": str(notebook_path(step, runner.repository)),
-            "output": str(self.output),
-            "parameters": step.parameters,
-            "figures": sum(Path(name).match("figures/*.png") for name in step.produces),
-            "repository": str(runner.repository),
-            "parent": os.getpid(),
-        }
-        (folder / "task.json").write_text(json.dumps(task))
-        with (folder / "log.txt").open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "reidlib.study.notebook_process", str(folder / "task.json")],
-                env=self._environment(),
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C reaches only the pipeline, which then stops its steps
-            )
-        layout = "  {desc} [{elapsed}]"
+        self.first: tuple[float, int] | None = None  # time and number of the first epoch that was seen
         self.bar = tqdm_class()(
             total=1.0,
             position=slot + 1,
             leave=False,
-            file=runner.stream,
-            disable=not runner.bars,
-            bar_format=layout,
-            desc=step.name,
+            file=stream,
+            disable=not stream.isatty(),
+            bar_format="  {desc} [{elapsed}]",
+            desc=plan.step.name,
         )
-
-    def _environment(self) -> dict[str, str]:
-        paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-        environment = {**os.environ, VARIABLE: str(self.progress), "PYTHONPATH": paths}
-        # Silences the debugger's warning about frozen modules.
-        environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-        environment = KEEP_MEMORY | environment
-        try:
-            Path.home()
-        except RuntimeError:  # Jupyter does not start for a user without a home
-            environment |= {"HOME": str(self.runner.scratch), "USER": environment.get("USER", "nobody")}
-        if self.runner.workers > 1:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            environment = (
-                dict.fromkeys(THREAD_VARIABLES, str(max(1, cores // self.runner.workers))) | environment
-            )
-        return environment
 
     def new_lines(self) -> list[str]:
         """The complete lines that were added since the last call."""
@@ -324,6 +477,19 @@ class _Running:
         whole = path.read_text(encoding="utf-8").split("\n")[:-1]
         new, self.lines_read = whole[self.lines_read :], len(whole)
         return new
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def epoch_seconds(self) -> float:
+        """Seconds that an epoch takes, without those that were done before; 0: not known yet."""
+        contexts = read_state(self.progress)
+        if not contexts or contexts[0]["unit"] != MAIN_UNIT:
+            return 0.0
+        now, number = time.monotonic(), contexts[0]["n"]
+        if self.first is None:
+            self.first = now, number
+        return (now - self.first[0]) / (number - self.first[1]) if number > self.first[1] else 0.0
 
     def share(self) -> float:
         """The fraction of the step's epochs that is done, 0 to 1."""
@@ -341,6 +507,8 @@ class _Running:
         outer, inner = contexts[0], contexts[-1]
         what = "" if outer["description"] in name else f"{outer['description']} "
         description = f"{name}: {what}{outer['n']}/{outer['total']} {outer['unit']}"
+        if epoch := self.epoch_seconds():
+            description += f", {epoch:.1f} s each"
         done = fraction(contexts)
         if done < self.bar.n:
             self.bar.reset()  # new work has begun: its time counts from here
@@ -352,59 +520,6 @@ class _Running:
     def close(self) -> None:
         self.bar.close()
 
-    def finish(self) -> str:
-        """Moves the executed notebook to its place and writes the state file.
-
-        Returns what went wrong, or "". A failed step gets no state file.
-        """
-        step, study = self.plan.step, self.runner.study
-        outcome = self._outcome()
-        missing = [name for name in step.produces if not (study.root / name).exists()]
-        if not outcome["error"] and missing:
-            outcome["error"] = f"it finished, but did not write {', '.join(missing)}"
-        kept = step.failed(study) if outcome["error"] else step.executed(study)
-        for path in (step.failed(study), step.executed(study)):
-            path.unlink(missing_ok=True)
-        if self.output.is_file():
-            self.output.replace(kept)
-        if outcome["error"]:
-            where = f"\n        notebook with the traceback: {kept}" if kept.is_file() else ""
-            return f"FAILED  {step.name}: {outcome['error']}{where}"
-        needs_run = {name: run_id(name, study) for name in step.needs}
-        write_json(
-            step.state(study),
-            {
-                "fingerprint": self.plan.fingerprint,
-                "parts": self.plan.parts,
-                "text": self.plan.text,
-                "run": secrets.token_hex(8),
-                "needs_run": needs_run,
-                "seconds": round(self.plan.seconds, 1),
-                "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "versions": {"python": platform.python_version()}
-                | {name: _version(name) for name in VERSIONS_OF},
-            },
-        )
-        return ""
-
-    def _outcome(self) -> dict:
-        path = self.folder / "outcome.json"
-        if path.is_file():
-            return read_json(path)
-        last = (
-            (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        )
-        return {
-            "error": f"its process ended with code {self.process.returncode}: {''.join(last) or 'no message'}"
-        }
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
 
 def _summarize(plans: list[StepPlan], stream) -> None:
     if all(plan.status == "up to date" for plan in plans):
@@ -415,6 +530,11 @@ def _summarize(plans: list[StepPlan], stream) -> None:
     for plan in plans:
         seconds = "" if plan.seconds is None else f"{plan.seconds:7.1f}"
         print(f"{plan.step.name:{width}}  {plan.status:10}  {seconds}".rstrip(), file=stream)
+    slowest = sorted((plan for plan in plans if plan.seconds), key=lambda plan: -plan.seconds)[:SLOWEST]
+    if slowest:
+        names = ", ".join(f"{plan.step.name} {in_words(plan.seconds)}" for plan in slowest)
+        hours = sum(plan.cpu_seconds for plan in plans) / 3600
+        print(f"\nslowest: {names}\nCPU time of all steps: {hours:.2f} h", file=stream)
 
 
 def _refresh_text(plan: StepPlan, study: Study, repository: Path) -> None:
@@ -436,17 +556,7 @@ def _refresh_text(plan: StepPlan, study: Study, repository: Path) -> None:
             fresh += injected
     executed.cells = fresh
     write_atomically(plan.step.executed(study), nbformat.writes(executed) + "\n")
-    write_json(plan.step.state(study), read_json(plan.step.state(study)) | {"text": plan.text})
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt():
-    """Makes SIGTERM stop the study as Ctrl-C does. Only the main thread may set a signal handler."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    state, executed = plan.step.state(study), plan.step.executed(study)
+    kept = read_json(state)
+    outputs = {**kept["outputs"], str(executed.relative_to(study.root)): looked_at(executed)}
+    write_json(state, kept | {"text": plan.text, "outputs": outputs})

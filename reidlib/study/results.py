@@ -156,6 +156,11 @@ class Study:
             write_atomically(self.tables / f"{name}.{suffix}", write(_with_index(frame)))
         return self.tables / f"{name}.csv"
 
+    def has_table(self, frame, name: str) -> bool:
+        """Whether tables/<name>.csv holds just this frame."""
+        path = self.tables / f"{checked_name(name, 'table')}.csv"
+        return path.is_file() and path.read_bytes() == _csv(_with_index(frame))
+
 
 def open_study(
     profile: str,

@@ -88,10 +88,14 @@ def declared_parameters(path: Path) -> dict[str, object]:
     cells = [cell for cell in read_cells(path) if "parameters" in cell.tags]
     if len(cells) != 1:
         raise ParameterError(
-            f"The notebook {path.name} must have one cell tagged `parameters`, but {len(cells)} are."
+            f"The notebook {path} must have one cell tagged `parameters`, but {len(cells)} are."
         )
     declared = {}
-    for line in ast.parse(cells[0].source).body:
+    try:
+        lines = ast.parse(cells[0].source).body
+    except (SyntaxError, ValueError) as error:
+        raise ParameterError(f"The parameters cell of {path.name} is no Python: {error}.") from error
+    for line in lines:
         match line:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 with contextlib.suppress(TypeError, ValueError):

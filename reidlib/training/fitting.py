@@ -72,7 +72,7 @@ def fit(experiment: Experiment, dataset: ReidDataset, folder: Path, *, cache: Pa
     Raises:
         DivergedError: a loss term is NaN or infinite; it names the term and the batch's images.
         OutOfMemoryError: a batch does not fit; it names the batch size that does.
-        CheckpointError: the checkpoint to resume from is damaged, or was written in another environment:
+        CheckpointError: the checkpoint to resume from was written in another environment:
             versions of PyTorch, numpy or Pillow, device, processor, precision. (The number of threads is
             taken from the checkpoint.)
         ReidError: another process makes this run, or this machine lacks what the settings need. Nothing is
@@ -80,11 +80,13 @@ def fit(experiment: Experiment, dataset: ReidDataset, folder: Path, *, cache: Pa
     """
     files = RunFolder(folder)
     weights, scores = weights_record(experiment, dataset), scores_record(experiment, dataset)
-    if files.has_weights(weights) and files.has_scores(scores) and files.is_settled(experiment, weights):
+    made = files.has_weights(weights) and files.has_scores(scores)
+    if made and files.is_intact(files.curves) and files.is_settled(experiment, weights):
         return Run(files.folder, experiment, read_json(files.metrics))
     with files.only_one():
         if not files.has_weights(weights):  # another process may have made them meanwhile
             _train_into(files, experiment, dataset, weights, cache)
+        files.mend_curves()
         if not files.has_scores(scores):
             _score_into(files, experiment, dataset, scores, cache)
         return _finished(experiment, files, weights)
@@ -143,12 +145,13 @@ def _train_into(
     _require_what_it_takes(experiment, trained_on, device)
     files.claim(experiment, record)
     files.remove_unfinished()
+    files.set_damaged_checkpoint_aside()
     with files.threads_as_begun():
         training = replace(training, environment=environment(experiment, device))
         model, rows = train(training, device)
         reported = reported_epoch(experiment, rows)
         if experiment.report_epoch != "last":
-            model.load_state_dict(read_torch_file(files.best(reported)))
+            model.load_state_dict(files.best_weights(reported))
         facts = {
             "started_from": _file_facts(experiment.start_from, record),
             "train_seconds": sum(row["seconds"] for row in rows),
@@ -163,6 +166,7 @@ def _train_into(
             "scored_with": scores_between_epochs(experiment, dataset),
             "measured_with": digest_of_code(MEASURES_CODE),
             "parameters": _parameters(model),
+            "epochs": rows,
             "made_by": provenance_here(),
         }
         files.write_weights(model, facts)
@@ -249,6 +253,7 @@ def _score_into(
 ) -> None:
     """Embeds, measures and scores the run's weights. Nothing is written until everything is computed."""
     started, facts = time.perf_counter(), read_json(files.training)
+    facts.pop("epochs", None)  # they are in curves.csv
     if facts.pop("scored_with", None) != scores_between_epochs(experiment, dataset):
         facts["best_on_test"] = None  # not comparable with these scores
     set_determinism(experiment, best_device())

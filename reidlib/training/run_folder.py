@@ -5,9 +5,9 @@ Every file is written under a temporary name and then renamed, so the process ma
 
 import contextlib
 import csv
+import hashlib
 import io
 import itertools
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,17 @@ import torch
 from reidlib.devices import cpu_threads
 from reidlib.errors import ReidError
 from reidlib.experiment import Experiment, Housekeeping
-from reidlib.files import FileError, locked, read_json, replacing, write_atomically, write_json
+from reidlib.files import (
+    FileError,
+    file_digest,
+    is_sound_archive,
+    json_bytes,
+    locked,
+    read_json,
+    replacing,
+    write_atomically,
+    write_json,
+)
 from reidlib.run import RunFiles, read_embeddings
 from reidlib.torch_files import CheckpointError, read_torch_file
 from reidlib.training.epoch import Row
@@ -50,14 +60,29 @@ class RunFolder(RunFiles):
             yield
 
     def has_weights(self, record: Record) -> bool:
-        """Whether complete weights made from this record exist."""
+        """Whether complete weights made from this record exist, as they were written."""
         whole = self.model.is_file() and _holds(self.training, "parameters")
-        return whole and _is_made_from(self.weights_record, record)
+        return whole and _is_made_from(self.weights_record, record) and self._is_as_written(self.model)
 
     def has_scores(self, record: Record) -> bool:
-        """Whether complete scores made from this record exist."""
-        whole = self.embeddings.is_file() and self.queries.is_file() and _holds(self.metrics, "map")
-        return whole and _is_made_from(self.scores_record, record)
+        """Whether complete scores made from this record exist, as they were written."""
+        scores = (self.embeddings, self.queries, self.metrics)
+        whole = all(path.is_file() for path in scores) and _is_made_from(self.scores_record, record)
+        return whole and all(map(self._is_as_written, scores)) and _holds(self.metrics, "map")
+
+    def _is_as_written(self, path: Path) -> bool:
+        """`is_intact`. Says so if a file is not, because it is made again then."""
+        intact = self.is_intact(path)
+        if not intact:
+            print(f"{self.name}: {path.name} is not what was written, so it is made again.")
+        return intact
+
+    def mend_curves(self) -> None:
+        """Writes curves.csv again if it is missing or is not what was written."""
+        rows = read_json(self.training).get("epochs")
+        if rows and not self.is_intact(self.curves):
+            print(f"{self.name}: {self.curves.name} is not what was written, so it is written again.")
+            self.write_curves(rows)
 
     def is_settled(self, experiment: Experiment, record: Record) -> bool:
         """Whether nothing is left to write or to remove in the folder of a finished run."""
@@ -135,6 +160,36 @@ class RunFolder(RunFiles):
             )
         return saved
 
+    def set_damaged_checkpoint_aside(self) -> None:
+        """Renames a checkpoint that is not what was written, so that the run starts anew.
+
+        A file that cannot be opened or does not fit into memory is not damaged: it stays.
+        """
+        if self.checkpoint.is_file() and not is_sound_archive(self.checkpoint):
+            aside = self.checkpoint.replace(self._damaged_checkpoint)
+            print(
+                f"{self.name}: {self.checkpoint.name} is damaged and kept as {aside.name}; the run starts "
+                "anew."
+            )
+
+    @property
+    def _damaged_checkpoint(self) -> Path:
+        return self.checkpoint.with_name(f"{self.checkpoint.name}.damaged")
+
+    def best_weights(self, epoch: int) -> dict[str, torch.Tensor]:
+        """The best epoch's weights.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
+        path = self.best(epoch)
+        if path.is_file() and not is_sound_archive(path):
+            raise CheckpointError(
+                f"{path} is damaged: it is not what was written. Train the run anew (--force), or copy the "
+                "file back."
+            )
+        return read_torch_file(path)
+
     @contextlib.contextmanager
     def threads_as_begun(self) -> Iterator[None]:
         """Uses the checkpoint's thread count, if there is one: the count changes how sums are rounded."""
@@ -184,6 +239,7 @@ class RunFolder(RunFiles):
         """
         self.remove_unfinished()
         self.checkpoint.unlink(missing_ok=True)
+        self._damaged_checkpoint.unlink(missing_ok=True)
         self.keep_best(
             best_on_validation["epoch"] if best_on_validation and experiment.report_epoch == "last" else None
         )
@@ -239,7 +295,7 @@ class RunFolder(RunFiles):
         """Opens TensorBoard's curves for the epochs after `done`."""
         return Board(experiment, self, done)
 
-    def write_curves(self, rows: Sequence[Row]) -> None:
+    def write_curves(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes curves.csv, one row per epoch. A cell is empty if the epoch has no such value."""
         names = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO()
@@ -253,9 +309,11 @@ class RunFolder(RunFiles):
 
         Scores of other weights are removed first: they must never stand beside these.
         """
-        for old in (self.metrics, self.scores_record, self.training):
+        for old in (self.metrics, self.scores_record, self.training, self.digests):
             old.unlink(missing_ok=True)
         save(self.model, model.state_dict())
+        written = [path for path in (self.model, self.curves) if path.is_file()]
+        write_json(self.digests, {path.name: file_digest(path) for path in written})
         write_json(self.training, facts)
 
     def embeddings_for(self, record: Record) -> dict[str, np.ndarray] | None:
@@ -275,6 +333,8 @@ class RunFolder(RunFiles):
         if not before or not same_measures(before, record):
             return None
         try:
+            self.require_intact(self.queries)
+            self.require_intact(self.metrics)
             return pd.read_csv(self.queries), read_json(self.metrics)
         except (FileError, OSError, ValueError):
             return None
@@ -297,6 +357,9 @@ class RunFolder(RunFiles):
         write_atomically(self.embeddings, buffer.getvalue())
         write_atomically(self.queries, queries.to_csv(index=False, lineterminator="\n"))
         write_json(self.scores_record, {"made_from": dict(record)})
+        digests = {path.name: file_digest(path) for path in (self.embeddings, self.queries)}
+        digests[self.metrics.name] = hashlib.sha256(json_bytes(metrics)).hexdigest()
+        write_json(self.digests, self.recorded_digests() | digests)
         write_json(self.metrics, metrics)
 
 
@@ -314,8 +377,6 @@ def save(path: Path, state: Any) -> None:
     """torch.save to a temporary file, which is renamed once it is on the disk."""
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _claim_of(experiment: Experiment, record: Record) -> dict[str, Any]:

@@ -171,8 +171,8 @@ def test_abdnet(call, place, images, abdnet_file, monkeypatch):
     assert metrics["queries_scored"] == 4 and metrics["reranked"] is None
     assert "learned" not in metrics, "nothing was trained, so it is not known"
     assert {path.name for path in folder.iterdir()} == {
-        "embeddings.npz", "metrics.json", "model.pt", "queries.csv", "scores.json", "training.json",
-        "weights.json",
+        "digests.json", "embeddings.npz", "metrics.json", "model.pt", "queries.csv", "scores.json",
+        "training.json", "weights.json",
     }  # fmt: skip
     assert [path.name for path in (study.root / "runs").glob("[!.]*")] == [folder.name], (
         "and nothing was trained"
@@ -293,7 +293,7 @@ def test_a_file_of_another_method(call, place, tmp_path):
     torch.save({"state_dict": small}, path)
     status, out, err = call("--methods", "gap", "--checkpoint", path, results="failing")
     assert status == 1
-    failed = next(line for line in err.splitlines() if line.startswith("FAILED"))
+    failed = next(line for line in err.splitlines() if " FAILED " in line)
     assert str(path) in failed and "does not fit this PFSANet" in failed
     counts = dict(re.findall(r"(\d+ (?:missing|left over)): (.*?)(?: and \d+ more)?(?:;|\. Build)", failed))
     wanted, own = (

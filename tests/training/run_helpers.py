@@ -25,8 +25,8 @@ TINY = {
 }  # fmt: skip
 MEASURED = ("seconds", "images_per_second", "memory_mb", "train_seconds", "score_seconds")
 FILES = [
-    "curves.csv", "embeddings.npz", "metrics.json", "model.pt", "queries.csv", "scores.json", "training.json",
-    "weights.json",
+    "curves.csv", "digests.json", "embeddings.npz", "metrics.json", "model.pt", "queries.csv", "scores.json",
+    "training.json", "weights.json",
 ]  # fmt: skip
 CPU = torch.device("cpu")
 

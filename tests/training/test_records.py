@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 from conftest import make_noise_images, one_thread_on_the_cpu
-from run_helpers import tiny
+from run_helpers import assert_same_run, tiny
 
 from reidlib.code_digest import COMPUTES_NOTHING, Code, digest_of_code
 from reidlib.datasets import load_dataset
-from reidlib.files import REPOSITORY
+from reidlib.files import REPOSITORY, FileError
+from reidlib.run import Run
 from reidlib.training import fit, fitting, loop, records
 
 pytestmark = pytest.mark.usefixtures("steady")
@@ -131,6 +132,46 @@ def test_damaged_embeddings_are_made_again(again, finished, dataset, tmp_path, d
     run, *done = again(tiny(rerank=True), dataset)
     assert done == [0, 1, 1]
     assert (run.embeddings["query"] == finished.embeddings["query"]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [("model.pt", EPOCHS), ("embeddings.npz", 0), ("queries.csv", 0), ("metrics.json", 0), ("curves.csv", 0)],
+)
+@pytest.mark.parametrize("damage", ["one bit", "cut short", "another run's"])
+def test_a_file_that_is_not_what_was_written_is_made_again(
+    again, finished, dataset, tmp_path, name, epochs, damage, capsys
+):
+    """Also one that can be read: a changed score, or the weights of another run."""
+    path = tmp_path / finished.name / name
+    content = bytearray((finished.folder / name).read_bytes())
+    if damage == "one bit":
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content[: len(content) // 2] if damage == "cut short" else content)
+    if damage == "another run's":
+        path.write_bytes(
+            {"curves.csv": b"epoch,loss\n1,0.5\n", "metrics.json": b'{"map": 1.0}'}.get(name, b"x")
+        )
+    damaged = Run(path.parent, finished.experiment, finished.metrics)
+    read = {"model.pt": damaged.model, "embeddings.npz": lambda: damaged.embeddings}
+    read |= {"queries.csv": lambda: damaged.queries, "curves.csv": lambda: damaged.curves}
+    if name in read:
+        with pytest.raises(FileError, match=rf"{name} is damaged or was changed.*Run its step again"):
+            read[name]()
+    run, trained, *_ = again(tiny(), dataset)
+    assert trained == epochs
+    assert f"{name} is not what was written" in capsys.readouterr().out
+    assert_same_run(run.folder, finished.folder)
+    assert again(tiny(), dataset)[1:] == (0, 0, 0)
+
+
+def test_a_run_of_an_older_version_has_no_digests_and_counts_as_it_is(again, dataset, tmp_path, finished):
+    for content in (None, "", "[]", "{"):
+        digests = tmp_path / finished.name / "digests.json"
+        digests.unlink(missing_ok=True)
+        if content is not None:
+            digests.write_text(content)
+        assert again(tiny(), dataset)[1:] == (0, 0, 0)
 
 
 @pytest.mark.parametrize("lost", ["model.pt", "training.json"])

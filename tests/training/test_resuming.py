@@ -13,16 +13,18 @@ import pytest
 import run_helpers
 import torch
 from conftest import one_thread_on_the_cpu
-from run_helpers import assert_same_run
+from run_helpers import FILES, assert_same_run, names
 
 import run_all
+from reidlib import files
 from reidlib.datasets.held_out import split_validation
 from reidlib.errors import ReidError
 from reidlib.evaluation import retrieval_metrics
 from reidlib.experiment import Experiment, TrainingSettings
+from reidlib.files import is_sound_archive
 from reidlib.models.networks import model_from_experiment
 from reidlib.settings import ConfigError
-from reidlib.torch_files import CheckpointError
+from reidlib.torch_files import CheckpointError, read_torch_file
 from reidlib.training import OutOfMemoryError, fit, fitting, loop, run_folder
 from reidlib.training.epoch import Learner
 from reidlib.training.run_folder import RunFolder
@@ -269,14 +271,57 @@ def test_a_checkpoint_of_another_run_is_refused(stopped, dataset, cache):
         fit(tiny(), dataset, stopped, cache=cache)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"), [(b"half", "cannot be read"), (None, "is no checkpoint of a run")]
-)
-def test_a_damaged_checkpoint_is_named(stopped, dataset, cache, content, words):
-    path = stopped / "checkpoint.pt"
-    path.write_bytes(content) if content else torch.save({"model": {}}, path)
-    with pytest.raises(CheckpointError, match=f"checkpoint.pt {words}.*Delete it"):
+def test_a_checkpoint_that_cannot_be_one_is_named(stopped, dataset, cache):
+    torch.save({"model": {}}, stopped / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is no checkpoint of a run.*Delete it"):
         fit(tiny(), dataset, stopped, cache=cache)
+
+
+@pytest.mark.parametrize("damage", ["one bit", "cut short", "no content", "garbage"])
+def test_a_damaged_checkpoint_is_kept_aside_and_the_run_starts_anew(
+    whole, stopped, dataset, cache, capsys, damage
+):
+    """torch.load would read a flipped bit as another weight."""
+    path = stopped / "checkpoint.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged = {"one bit": content, "cut short": content[:-1000], "no content": b"", "garbage": b"x" * 999}
+    path.write_bytes(damaged[damage])
+    if damage == "one bit":
+        torch.load(path, weights_only=True)
+    again = fit(tiny(), dataset, stopped, cache=cache)
+    assert "checkpoint.pt is damaged and kept as checkpoint.pt.damaged" in capsys.readouterr().out
+    assert_same_numbers(again, whole)
+    assert names(stopped) == FILES
+
+
+def test_any_flipped_bit_of_a_file_of_weights_is_found_or_changes_no_weight(tmp_path):
+    path, state = tmp_path / "model.pt", {"one": torch.arange(5.0), "two": torch.ones(3, 2)}
+    torch.save(state, path)
+    whole = path.read_bytes()
+    assert is_sound_archive(path)
+    for place in range(len(whole)):
+        content = bytearray(whole)
+        content[place] ^= 1 << place % 8
+        path.write_bytes(content)
+        if is_sound_archive(path):
+            with contextlib.suppress(CheckpointError):
+                found = read_torch_file(path)
+                assert list(found) == list(state)
+                assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_a_checkpoint_that_cannot_be_opened_stays(stopped, dataset, cache, monkeypatch):
+    """That says nothing about its content."""
+
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.zipfile, "ZipFile", refuse)
+        with pytest.raises(ReidError, match=r"checkpoint\.pt cannot be read \(Permission denied\)"):
+            fit(tiny(), dataset, stopped, cache=cache)
+    assert (stopped / "checkpoint.pt").is_file()
 
 
 def test_too_little_disk_space_is_reported_before_training(dataset, cache, tmp_path, monkeypatch):

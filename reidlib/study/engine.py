@@ -1,0 +1,262 @@
+"""Where steps run: one at a time in this process, or on the workers of a Dask cluster.
+
+Nothing of Dask is imported for one worker. A cluster of this machine (`--workers`) is started here and ends
+with this process; one that exists (`--scheduler`) only gets the steps. Which step runs where, in which order,
+and what happens when a worker is lost, is Dask's to decide. Files reach other machines through a file system
+that all workers share.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from reidlib.errors import ReidError
+from reidlib.study import step_process
+from reidlib.study.step_process import look_around, run_step
+
+LOOPBACK = "127.0.0.1"
+CONNECT_WITHIN = 30  # seconds
+# Ctrl-C in the terminal is for the command alone, which then stops its steps.
+_OWN_SESSION = "import os\nif os.getpgid(0) != os.getpid():\n    os.setsid()\n"
+
+
+class EngineError(ReidError):
+    """Steps cannot be run where they should be."""
+
+
+class _ByValue:
+    """A function of `step_process` that arrives whole: neither a scheduler nor a worker imports reidlib."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import cloudpickle
+
+        cloudpickle.register_pickle_by_value(step_process)
+        try:
+            return cloudpickle.loads, (cloudpickle.dumps(self.function),)
+        finally:
+            cloudpickle.unregister_pickle_by_value(step_process)
+
+
+class InTurn:
+    """Runs one step at a time, in the order in which they are handed over."""
+
+    gpus = False
+    dashboard = ""
+    workers = 1
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+
+    def submit(self, folder: Path, needs: Sequence[Future], **wishes: Any) -> Future:
+        return self._pool.submit(lambda: run_step(str(folder), [need.result() for need in needs]))
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+class OnCluster:
+    """Hands steps to the workers of a Dask cluster.
+
+    Attributes:
+        gpus: whether workers offer the resource GPU, of which every training step takes one.
+        dashboard: the address of the cluster's dashboard, or "".
+        workers: how many steps run at a time, as far as is known.
+    """
+
+    def __init__(self, client: Any, workers: dict[str, dict[str, Any]]):
+        self.client = client
+        self.gpus = any("GPU" in (worker.get("resources") or {}) for worker in workers.values())
+        self.workers = sum(worker.get("nthreads", 1) for worker in workers.values()) or 1
+        self.dashboard = ""
+        with contextlib.suppress(Exception):  # there is none, or its address cannot be told
+            self.dashboard = client.dashboard_link if _has_dashboard(client) else ""
+
+    def submit(
+        self, folder: Path, needs: Sequence[Any], *, seconds: float = 0.0, training: bool = False
+    ) -> Any:
+        """Hands a step over. Those that take longest are started first.
+
+        Args:
+            seconds: how long it is expected to take.
+            training: whether it takes a GPU, where there are any.
+        """
+        return self.client.submit(
+            _ByValue(run_step),
+            str(folder),
+            list(needs),
+            key=f"{folder.name}-{secrets.token_hex(4)}",
+            priority=seconds,
+            resources={"GPU": 1} if training and self.gpus else None,
+            pure=False,
+        )
+
+    def close(self) -> None:
+        self.client.close()
+
+
+@contextlib.contextmanager
+def engine_for(workers: int, scheduler: str, scratch: Path, *, steps: int) -> Iterator[InTurn | OnCluster]:
+    """The engine for this many workers, or of the cluster at this address.
+
+    Args:
+        scratch: the folder of the running steps, which every worker has to see.
+        steps: how many steps there are to run: more workers would have nothing to do.
+
+    Raises:
+        EngineError: the scheduler cannot be reached, or its workers do not see the study's files or lack
+            what notebooks need.
+    """
+    if scheduler:
+        with _connected(scheduler) as client:
+            found = client.scheduler_info(n_workers=-1)["workers"]
+            engine = OnCluster(client, found)
+            if found:  # none yet, as where a batch system starts them when there is work
+                _require_common_ground(client, scratch)
+            yield engine
+        return
+    workers = min(workers, steps)
+    if workers == 1:
+        engine = InTurn()
+        try:
+            yield engine
+        finally:
+            engine.close()
+        return
+    with _local_cluster(workers, scratch) as client:
+        yield OnCluster(client, client.scheduler_info(n_workers=-1)["workers"])
+
+
+def gpus_here() -> list[str]:
+    """The GPUs of this machine that a process may use, by the names that CUDA_VISIBLE_DEVICES has."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
+    devices = [re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia[0-9]*")]
+    return sorted((found[1] for found in devices if found), key=int)
+
+
+@contextlib.contextmanager
+def _local_cluster(workers: int, scratch: Path) -> Iterator[Any]:
+    """A cluster of processes of this machine, each with one step at a time. It ends with this process."""
+    _require_distributed()
+    import dask
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+    from distributed.security import Security
+
+    gpus = gpus_here()
+    # Without these keys, any user of this machine could hand work to the workers.
+    security = Security.temporary()
+
+    def worker(number: int) -> dict[str, Any]:
+        own = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+        options = {
+            "nthreads": 1,
+            "memory_limit": 0,  # a worker only watches; the memory is its kernel's
+            "resources": {"GPU": 1} if gpus else {},
+            "env": own,
+            "host": LOOPBACK,
+            "local_directory": str(scratch),
+            "preload": _OWN_SESSION,
+            "security": security,
+            "silence_logs": logging.CRITICAL,
+            "dashboard": False,
+            "dashboard_address": f"{LOOPBACK}:0",
+        }
+        return {"cls": Nanny, "options": options}
+
+    options = {
+        "host": LOOPBACK,
+        "port": 0,
+        "security": security,
+        "dashboard": False,
+        "dashboard_address": f"{LOOPBACK}:0",
+    }
+    with (
+        dask.config.set(_SETTINGS),
+        SpecCluster(
+            workers={number: worker(number) for number in range(workers)},
+            scheduler={"cls": Scheduler, "options": options},
+            security=security,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster, security=security, set_as_default=False) as client,
+    ):
+        yield client
+
+
+# A worker that was killed is started again, and its step is given to another one up to three times.
+_SETTINGS = {
+    "distributed.comm.timeouts.connect": "300s",  # a busy machine takes its time to start them
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.nanny.pre-spawn-environ": {},  # it would stay in this process's environment
+    "distributed.scheduler.allowed-failures": 3,
+    "distributed.worker.profile.enabled": False,
+}
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    _require_distributed()
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=CONNECT_WITHIN, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise EngineError(
+            f"--scheduler {address} cannot be reached ({str(error).splitlines()[0]}). Start one with: dask "
+            "scheduler. It prints its address, such as tcp://HOST:8786."
+        ) from error
+    with client:
+        yield client
+
+
+def _require_distributed() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("distributed") is None:
+        raise EngineError(
+            "Several workers need the package distributed, and it is not installed. Install the study's "
+            "packages again (make), or use --workers 1."
+        )
+
+
+def _require_common_ground(client: Any, scratch: Path) -> None:
+    """Checks that every worker sees the study's files, and has what notebooks need."""
+    token = secrets.token_hex(8)
+    (scratch / "token").write_text(token)
+    here = look_around(str(scratch / "token"))
+    for address, there in client.run(_ByValue(look_around), str(scratch / "token")).items():
+        who = f"The worker {address} ({there['host']})"
+        if there["token"] != token:
+            raise EngineError(
+                f"{who} does not see {scratch.parent}, which this machine ({socket.gethostname()}) has "
+                "written. Steps hand over their results as files: name a folder with --results that lies on "
+                "a file system which all workers share, under the same path."
+            )
+        if there["missing"]:
+            raise EngineError(
+                f"{who} runs a Python ({there['python']}) without {', '.join(there['missing'])}: start it "
+                "from the study's environment, as with .venv/bin/dask worker."
+            )
+        if there["versions"] != here["versions"]:
+            raise EngineError(
+                f"{who} has other versions ({there['versions']}) than this machine ({here['versions']}), "
+                "which changes numbers: install the study's packages there again."
+            )
+
+
+def _has_dashboard(client: Any) -> bool:
+    return "dashboard" in client.scheduler_info(n_workers=0).get("services", {})
