@@ -305,6 +305,8 @@ def is_sound_archive(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
     except OSError as error:
+        if error.errno == errno.EINVAL:  # a flipped bit names a place before the file's start
+            return False
         raise FileError(f"The file {path} cannot be read ({error.strerror}). Allow that.") from error
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, LookupError, ArithmeticError,
             RuntimeError):  # fmt: skip  # RuntimeError: a flipped bit says that it is encrypted

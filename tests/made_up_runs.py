@@ -97,9 +97,10 @@ def fabricate(
         "gallery_images": 40, "synthetic": False, "embedding_dim": 48, "score_seconds": 7.6,
         "scored_by": made_by, **measured, "queries_measured": len(people), WEIGHTS: {"convolutions": 20},
     }  # fmt: skip
-    pd.DataFrame({"epoch": [1], "loss": [1.0]}).to_csv(files.curves, index=False)
+    epochs = [{"epoch": 1, "loss": 1.0}]
+    pd.DataFrame(epochs).to_csv(files.curves, index=False)
     between_epochs = {"flip_evaluation": experiment.flip_evaluation, "data": scored_on, "code": "c"}
-    write_json(files.training, {**training, "scored_with": between_epochs})
+    write_json(files.training, {**training, "epochs": epochs, "scored_with": between_epochs})
     write_json(files.metrics, {**scores, **training, **rest, **metrics})
     return read_run(files.folder)
 
