@@ -1,8 +1,13 @@
 """Readers for the benchmark data sets in their official layouts.
 
-`load_dataset` takes a directory and returns a checked `ReidDataset`. There is one module per layout:
-`market1501` (five data sets share it) and `msmt17`. `checks` compares with the official counts; `held_out`
-splits people off for validation. Nothing is written, except that `synthetic` is rendered once.
+    from reidlib.datasets import load_dataset
+    dataset = load_dataset("market1501", "/data/Market-1501-v15.09.15")
+    dataset.train.paths, dataset.query.ids, dataset.gallery.cameras
+
+`load_dataset` takes a directory and returns a checked `ReidDataset`. `known` lists the data sets by name, each
+with its reader; there is one module per layout: `market1501` (most data sets share it) and `msmt17`. `types`
+has the classes, `checks` compares with the official counts, and `held_out` splits people off for validation.
+Nothing is written, except that `synthetic` is rendered once.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,8 +24,7 @@ from reidlib.datasets.checks import (
     some,
     split_statistics,
 )
-from reidlib.datasets.market1501 import has_market_layout, read_market_layout
-from reidlib.datasets.msmt17 import has_msmt17_layout, read_msmt17
+from reidlib.datasets.known import DATASET_TITLES, DATASETS
 from reidlib.datasets.types import DatasetError, ImageRow, ReidDataset, Split
 from reidlib.errors import shown
 from reidlib.files import REPOSITORY
@@ -31,26 +35,6 @@ __all__ = [
 ]  # fmt: skip
 
 DATA = REPOSITORY / "data"
-DATASETS: dict[str, tuple[str, ...]] = {  # name: usual folders inside a data root
-    "synthetic": ("synthetic",),
-    "market1501": ("Market-1501-v15.09.15", "Market-1501", "market1501", "Market1501"),
-    "dukemtmc-reid": ("DukeMTMC-reID", "dukemtmc-reid"),
-    "cuhk03-np-labeled": ("cuhk03-np/labeled", "CUHK03-NP/labeled", "labeled"),
-    "cuhk03-np-detected": ("cuhk03-np/detected", "CUHK03-NP/detected", "detected"),
-    "msmt17": ("MSMT17_V1", "MSMT17_V2", "MSMT17", "msmt17"),
-    "folder": (),
-}
-
-
-DATASET_TITLES = {
-    "synthetic": "synthetic (embedded)",
-    "market1501": "Market-1501",
-    "dukemtmc-reid": "DukeMTMC-reID",
-    "cuhk03-np-labeled": "CUHK03-NP labeled",
-    "cuhk03-np-detected": "CUHK03-NP detected",
-    "msmt17": "MSMT17",
-    "folder": "own folder",
-}
 
 
 def load_dataset(
@@ -86,13 +70,17 @@ def load_dataset(
         root = (
             _synthetic_root(root, synthetic_options or {}) if name == "synthetic" else _find_root(name, root)
         )
-        rows = read_msmt17(root, notes) if name == "msmt17" else read_market_layout(root, notes)
+        rows = DATASETS[name].read(root, notes)
     except OSError as error:
         what = error.filename or root
         raise DatasetError(
             f"{what} cannot be read or written ({error.strerror}): give your account the right to, "
             "or name another data root."
         ) from error
+    if lacking := [split for split in ("train", "query", "gallery") if not rows.get(split)]:
+        raise DatasetError(
+            f"{root} holds no images for {some(lacking)}. A root of {name} holds {DATASETS[name].holds}."
+        )
     if empty := [row[0] for split in rows.values() for row in split if row[3] == 0]:
         raise DatasetError(
             f"{root}: {len(empty)} images are empty, broken links or no regular files ({some(empty)}): "
@@ -124,13 +112,9 @@ def _find_root(name: str, root: str | Path | None) -> Path:
     Raises:
         DatasetError: no such directory is there; the message says where one was found instead.
     """
-    wanted = (
-        "list_train.txt, train/, test/ …"
-        if name == "msmt17"
-        else "bounding_box_train/, bounding_box_test/ and query/"
-    )
-    fix = f"Name the folder that holds {wanted} as --data-root; data/README.md shows the tree."
-    usual = DATASETS[name]
+    known = DATASETS[name]
+    fix = f"Name the folder that holds {known.holds} as --data-root; data/README.md shows the tree."
+    usual = known.folders
     if root is None and not any((DATA / folder).is_dir() for folder in usual):
         place = (
             f"{DATA / usual[0]} does not exist" if usual else f"The data set {name!r} has no place of its own"
@@ -144,13 +128,13 @@ def _find_root(name: str, root: str | Path | None) -> Path:
             else "does not exist"
         )
         raise DatasetError(f"The data root {path} {problem}. {fix}")
-    if _has_layout(name, path):
+    if known.is_there(path):
         return path
     # By real path: if the file system ignores case, two usual names can be the same folder.
     found = {
         (path / folder).resolve(): path / folder
         for folder in reversed(usual)
-        if _has_layout(name, path / folder)
+        if known.is_there(path / folder)
     }
     if len(found) == 1:
         return found.popitem()[1]
@@ -161,9 +145,9 @@ def _find_root(name: str, root: str | Path | None) -> Path:
     children = sorted(path.iterdir())
     if not children:
         raise DatasetError(f"The data root {path} is empty. {fix}")
-    if _has_layout(name, path.parent):
+    if known.is_there(path.parent):
         raise DatasetError(f"The data root {path} is one level too deep: did you mean {path.parent}?")
-    if inside := [child for child in children if child.is_dir() and _has_layout(name, child)]:
+    if inside := [child for child in children if child.is_dir() and known.is_there(child)]:
         raise DatasetError(f"The data root {path} is one level too high: did you mean {some(inside)}?")
     raise DatasetError(f"{path} is not in the layout of {name}. {fix}")
 
@@ -185,10 +169,6 @@ def _absolute(root: str | Path) -> Path:
             f"The data root {str(root)[:200]!r} cannot be a folder ({reason}): name another one."
         ) from None
     return path
-
-
-def _has_layout(name: str, path: Path) -> bool:
-    return has_msmt17_layout(path) if name == "msmt17" else has_market_layout(path)
 
 
 def _synthetic_root(root: str | Path | None, options: Mapping) -> Path:

@@ -122,7 +122,8 @@ def check_counts(dataset: ReidDataset, allow_wrong_counts: bool, notes: list[str
     differ = {key: text for key, text in differ.items() if found[key] != official[key]}
     if hard := [text for key, text in differ.items() if (dataset.name, key) not in WEAKLY_SOURCED]:
         message = f"{dataset.root} does not have the official counts of {dataset.name} ({'; '.join(hard)})."
-        message += f" Usual causes: a partly extracted archive, {USUAL_CAUSES[dataset.name]}."
+        causes = ["a partly extracted archive", *filter(None, [USUAL_CAUSES.get(dataset.name)])]
+        message += f" Usual causes: {', '.join(causes)}."
         if not allow_wrong_counts:
             raise DatasetError(
                 f"{message} Put it right, read other data as 'folder', or go on with allow_wrong_counts=True."

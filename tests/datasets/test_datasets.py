@@ -28,6 +28,7 @@ from reidlib.datasets import (
     official_counts,
     split_statistics,
 )
+from reidlib.datasets.known import KnownDataset
 from reidlib.errors import ReidError
 from reidlib.evaluation import retrieval_metrics
 from reidlib.evaluation.scoring import per_query
@@ -180,7 +181,7 @@ def test_statistics_leave_out_distractors_and_show_official_counts(tmp_path, cou
 )
 def test_other_data_sets_in_the_layout_of_market1501(tmp_path, counts, name, names):
     files = {"bounding_box_train": names[:2], "query": names[2:3], "bounding_box_test": names[3:]}
-    inside = market(tmp_path / DATASETS[name][0], files)
+    inside = market(tmp_path / DATASETS[name].folders[0], files)
     cameras = len({file.split("_")[1] for file in names})
     counts(**{name.replace("-", "_"): dict(zip(MARKET_COUNTS, (2, 2, 1, 1, cameras), strict=True))})
     for root in (tmp_path, inside):  # the parent with the usual folder name is accepted too
@@ -376,6 +377,23 @@ def test_wrong_counts_name_the_cause_that_is_usual_for_each_set(tmp_path):
     text = message("msmt17", msmt17(tmp_path / "MSMT17_V1"))
     assert "V1 and V2 mixed" in text
     assert "train images" not in text, "weakly sourced: no error"
+
+
+def test_a_set_that_was_added_has_counts_without_a_usual_cause(tmp_path, counts, monkeypatch):
+    counts(corridor=MARKET_COUNTS | {"train_images": 99})
+    monkeypatch.setitem(DATASETS, "corridor", KnownDataset("Corridor", ()))
+    text = message("corridor", market(tmp_path / "Corridor"))
+    assert "(train images: expected 99, found 3)" in text
+    assert "Usual causes: a partly extracted archive. Put it right" in text
+
+
+def test_a_reader_that_finds_no_queries_is_told_by_name(tmp_path, monkeypatch):
+    def read(root, notes):
+        return {"train": [("1.png", 1, 1, 10)], "query": [], "gallery": [("2.png", 2, 2, 10)]}
+
+    monkeypatch.setitem(DATASETS, "corridor", KnownDataset("Corridor", (), read, Path.is_dir, "cam1/, cam2/"))
+    expected = f"{tmp_path} holds no images for query. A root of corridor holds cam1/, cam2/."
+    assert message("corridor", tmp_path) == expected
 
 
 def test_weakly_sourced_counts_only_warn(tmp_path, counts):
