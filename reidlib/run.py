@@ -17,6 +17,7 @@ runs/<method>-seed<k>/  weights.json      what the weights are made from: traini
                         metrics.json      the scores; written last: if it exists, the run is finished
                         digests.json      SHA-256 of model.pt, curves.csv, embeddings.npz, queries.csv and
                                           metrics.json, as they were written
+                        README.md         the model card (reidlib.show.model_card), written by 10_train
                         tensorboard/      the curves, if asked for
 runs/.<run>.lock                          locked by the process that makes the run
 A run that scores released weights has no curves; its weights.json names their file.
@@ -63,6 +64,7 @@ class RunFiles:
         self.queries = folder / "queries.csv"
         self.metrics = folder / METRICS
         self.digests = folder / "digests.json"
+        self.card = folder / "README.md"
         self.tensorboard = folder / "tensorboard"
         self.lock = folder.with_name(f".{folder.name}.lock")
 

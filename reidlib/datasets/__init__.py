@@ -4,9 +4,10 @@
     dataset = load_dataset("market1501", "/data/Market-1501-v15.09.15")
     dataset.train.paths, dataset.query.ids, dataset.gallery.cameras
 
-`load_dataset` takes a directory and returns a checked `ReidDataset`. `known` lists the data sets by name, each
-with its reader; there is one module per layout: `market1501` (most data sets share it) and `msmt17`. `types`
-has the classes, `checks` compares with the official counts, and `held_out` splits people off for validation.
+`load_dataset` takes a directory and returns a checked `ReidDataset`. `known` lists the data sets by name,
+each with its reader; there is one module per layout: `market1501` (most data sets share it) and `msmt17`.
+`types` has the classes, `checks` compares with the official counts, and `held_out` splits people off for
+validation.
 Nothing is written, except that `synthetic` is rendered once.
 """
 

@@ -232,7 +232,7 @@ def finished_runs(study: Study) -> list[str]:
 # ---------------------------------------------------------------------------------------------------- outputs
 
 _RUN_FILES = ("weights_record", "curves", "model", "training", "scores_record", "embeddings", "queries",
-              "metrics", "digests")  # fmt: skip
+              "metrics", "digests", "card")  # fmt: skip
 
 
 def outputs_of(step: Step, study: Study, also: Iterable[Path] = ()) -> dict[str, list]:

@@ -13,7 +13,6 @@ results/<profile>-<dataset>/runs/<method>-seed<k>/   one training run (its files
 """
 
 import io
-import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -23,16 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from reidlib.errors import ReidError, shown
+from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, absolute_path, file_digest, write_atomically, write_json
 from reidlib.run import RunFiles
+from reidlib.show.markdown import table_as_markdown
 from reidlib.study.latex import table_as_latex
 from reidlib.study.parameters import check_values
 
 REFERENCE = REPOSITORY / "results" / "reference"  # committed, see reidlib.study.reference
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-# Signs that begin something in Markdown: code, stress, HTML, a formula, a cell, the target of a link.
-_MARKS = re.compile(r"[\\`*<&$|~]|(?<![^\W_])_|_(?![^\W_])|\](?=\()")
 
 
 class ResultsError(ReidError):
@@ -146,6 +144,10 @@ class Study:
             write_atomically(self.explorer / f"{name}.{suffix}", content)
         return write_json(self.explorer / "explorer.json", explorer.data)
 
+    def save_card(self, run: Path, text: str) -> Path:
+        """Writes a run's model card (`reidlib.show.model_card`) into its folder. Returns the path."""
+        return write_atomically(RunFiles(run).card, text)
+
     def save_table(self, frame, name: str) -> Path:
         """Writes a pandas DataFrame as tables/<name>.csv (full precision), .md and .tex (four digits).
 
@@ -249,22 +251,7 @@ def _csv(frame) -> bytes:
 
 
 def _markdown(frame) -> bytes:
-    """A pipe table; numbers are right-aligned, a missing value is an en dash."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, float | np.floating):
-            return f"{value:.4g}" if math.isfinite(value) else "–"
-        return "–" if value is None else re.sub(_MARKS, r"\\\g<0>", shown(" ".join(str(value).splitlines())))
-
-    numeric = [frame.dtypes.iloc[column].kind in "iuf" for column in range(frame.shape[1])]
-    known = frame.astype(object).where(frame.notna(), None)  # pandas has several missing values
-    rows = [
-        [text(column) for column in frame.columns],
-        ["---:" if right else "---" for right in numeric],
-        *([text(value) for value in row] for row in known.itertuples(index=False, name=None)),
-    ]
-    lines = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-    return lines.encode(errors="backslashreplace")
+    return table_as_markdown(frame).encode(errors="backslashreplace")
 
 
 def _latex(frame) -> bytes:
