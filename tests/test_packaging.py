@@ -7,6 +7,7 @@ import tomllib
 from fnmatch import fnmatch
 
 import pytest
+import yaml
 
 from reidlib.files import REPOSITORY
 
@@ -43,6 +44,36 @@ def test_lock_pins_every_dependency_with_hashes_and_contains_no_address():
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))[:3]
+
+
+def test_the_citation_has_what_cff_asks_for_and_the_projects_version_and_licence():
+    """Citation File Format 1.2.0: required keys of the file, of its references and of their authors."""
+    cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    project = pyproject()["project"]
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert (cited["cff-version"], cited["type"]) == ("1.2.0", "software")
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    (author,) = cited["authors"]
+    assert author["name"] in (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
+    kinds = {work["title"].partition(" Network")[0]: work["type"] for work in cited["references"]}
+    assert kinds == {
+        "ABD-Net: Attentive but Diverse Person Re-Identification": "conference-paper",
+        "Parameter-Free Spatial Attention": "article",
+    }
+    for work in cited["references"]:
+        assert {"type", "title", "authors"} <= work.keys() and isinstance(work["year"], int)
+        assert all(person.keys() == {"family-names", "given-names"} for person in work["authors"])
+        assert all(one.keys() == {"type", "value"} for one in work["identifiers"])
+    texts = [text for text in _leaves(cited) if not isinstance(text, int)]
+    assert all(isinstance(text, str) for text in texts), "an unquoted version or date is no text"
+
+
+def _leaves(value):
+    if not isinstance(value, dict | list):
+        yield value
+        return
+    for part in value.values() if isinstance(value, dict) else value:
+        yield from _leaves(part)
 
 
 def test_every_file_of_the_package_is_installed_with_it():

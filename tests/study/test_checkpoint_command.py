@@ -171,8 +171,8 @@ def test_abdnet(call, place, images, abdnet_file, monkeypatch):
     assert metrics["queries_scored"] == 4 and metrics["reranked"] is None
     assert "learned" not in metrics, "nothing was trained, so it is not known"
     assert {path.name for path in folder.iterdir()} == {
-        "digests.json", "embeddings.npz", "metrics.json", "model.pt", "queries.csv", "scores.json",
-        "training.json", "weights.json",
+        "README.md", "digests.json", "embeddings.npz", "metrics.json", "model.pt", "queries.csv",
+        "scores.json", "training.json", "weights.json",
     }  # fmt: skip
     assert [path.name for path in (study.root / "runs").glob("[!.]*")] == [folder.name], (
         "and nothing was trained"
