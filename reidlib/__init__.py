@@ -1,3 +1,29 @@
-"""Models, losses, data and evaluation of the person re-identification study in notebooks/."""
+"""Person re-identification, reproduced: ABD-Net and Parameter-Free Spatial Attention.
+
+The notebooks in notebooks/ call this package, and `python run_all.py` runs them. From Python:
+
+    from pathlib import Path
+
+    from reidlib import training
+    from reidlib.config import experiment_for
+    from reidlib.datasets import load_dataset
+
+    experiment = experiment_for("abdnet", profile="demo", dataset="synthetic", epochs=3)
+    run = training.fit(experiment, load_dataset("synthetic"), Path("runs/abdnet-seed0"), cache=Path("cache"))
+    run.metrics["map"], run.model()
+
+One rule decides where a line lies. A module imports from its own group and those above, never from below:
+
+    settings      experiment (every setting), config (METHODS: every row of every table; PROFILES), switches
+                  (paper against released code), claims (of both papers)
+    files         run (a run's files), files, torch_files, checkpoints (released weights), code_digest,
+                  provenance
+    the weights   datasets, synthetic (drawn people), images, models, losses, training, classification
+    the scores    evaluation, reranking, statistics, crossed (differences over seeds and people)
+    shows, runs   show (tables, figures, sentences), study (steps, results, command line), report (the site)
+
+What is wrong with a setting, a file or the data is a `reidlib.errors.ReidError`, with the fix in its message.
+`python -m pydoc reidlib.PACKAGE` says what each package holds.
+"""
 
 __version__ = "0.1.0"

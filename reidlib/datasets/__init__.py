@@ -7,8 +7,7 @@
 `load_dataset` takes a directory and returns a checked `ReidDataset`. `known` lists the data sets by name,
 each with its reader; there is one module per layout: `market1501` (most data sets share it) and `msmt17`.
 `types` has the classes, `checks` compares with the official counts, and `held_out` splits people off for
-validation.
-Nothing is written, except that `synthetic` is rendered once.
+validation. Nothing is written, except that `synthetic` is rendered once.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,6 +1,12 @@
 """The networks of the study.
 
-`build_model` makes one from a method's name; the classes can also be used directly.
+    from reidlib.models import build_model
+    model = build_model("abdnet", num_classes=751, pretrained=True)
+    model(images).embedding     # images (B, 3, H, W) → (B, D); also logits, head_embeddings, feature_maps
+
+`build_model` makes one from a method's name; the classes can also be used directly. `backbone` cuts a ResNet
+into parts, `attention` has all attention layers, and `abdnet` and `pfsa` are one network each, with the paper
+in the header. `networks` makes them from an Experiment. `cifar_resnet` is for the classification only.
 """
 
 from pathlib import Path
