@@ -129,36 +129,8 @@ def seeds_needed(
     return next(enough, None)
 
 
-def smallest_detectable(
-    effect: CrossedEffect,
-    seeds: int,
-    people: int | None = None,
-    power: float = 0.8,
-    *,
-    confidence: float = 0.95,
-) -> float:
-    """The smallest true difference that so many seeds and people (None: the effect's) find with this power.
-
-    Raises:
-        StatisticsError: as `seeds_needed`.
-    """
-    _check_power(power, confidence)
-
-    def missing(size: float) -> float:
-        return power_of(effect, size, seeds, people, confidence=confidence) - power
-
-    high = float(np.sqrt(_variances(effect)).sum())
-    if not high:
-        return 0.0
-    while missing(high) < 0:
-        high *= 2
-    return float(optimize.brentq(missing, 0.0, high))
-
-
-def power_of(
-    effect: CrossedEffect, size: float, seeds: int, people: int | None = None, *, confidence: float = 0.95
-) -> float:
-    """How probable it is that an interval leaves out 0 if the true difference is `size`.
+def power_of(effect: CrossedEffect, size: float, seeds: int, *, confidence: float = 0.95) -> float:
+    """How probable it is that an interval over so many seeds leaves out 0 if the true difference is `size`.
 
     The mean square of the seeds varies from study to study, which matters with few seeds; those of many
     people are taken as fixed.
@@ -167,7 +139,7 @@ def power_of(
         StatisticsError: as `seeds_needed`.
     """
     check_confidence(confidence)
-    people = effect.people if people is None else people
+    people = effect.people
     if np.isnan(_variances(effect)).any():
         raise StatisticsError(
             f"An effect of {effect.seeds} seed(s) and {effect.people} person(s) does not show how much seeds "

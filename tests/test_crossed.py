@@ -10,7 +10,6 @@ from reidlib.crossed import (
     person_values,
     power_of,
     seeds_needed,
-    smallest_detectable,
 )
 from reidlib.statistics import StatisticsError
 
@@ -233,16 +232,6 @@ def test_seeds_cannot_make_up_for_people():
     assert seeds_needed(made(people=20_000), 0.01, most=5) is None
 
 
-def test_the_smallest_detectable_difference_is_found_with_the_power():
-    effect = made()
-    size = smallest_detectable(effect, 5)
-    assert power_of(effect, size, 5) == pytest.approx(0.8, abs=1e-6)
-    assert size == smallest_detectable(effect, 5, people=200)
-    assert smallest_detectable(effect, 10) < size < smallest_detectable(effect, 3)
-    assert smallest_detectable(effect, 5, people=2000) < size < smallest_detectable(effect, 5, power=0.9)
-    assert smallest_detectable(made(0, 0, 0), 5) == 0 and seeds_needed(made(0, 0, 0), 0.001) == 2
-
-
 # ----------------------------------------------------------------------------------------------------- errors
 
 
@@ -266,11 +255,10 @@ def test_the_smallest_detectable_difference_is_found_with_the_power():
         (lambda: crossed_effect(LAYOUT * NAN, LAYOUT * NAN, [0, 1, 2]), "0 of 3 queries are usable"),
         (lambda: crossed_effect(LAYOUT, LAYOUT, [0, 1, 2], confidence=95), "confidence=95"),
         (lambda: crossed_interval(made(), 0), "confidence=0"),
+        (lambda: power_of(made(), 0.1, 1), "seeds=1 and people=200 must both be at least 2"),
         (lambda: seeds_needed(made(), 0), "size=0 must be a difference other than 0"),
         (lambda: seeds_needed(made(), 0.1, power=1), "power=1 must lie between 0.05"),
         (lambda: seeds_needed(made(NAN, NAN, NAN, seeds=1), 0.1), "1 seed.s. and 200 person.s. does not"),
-        (lambda: smallest_detectable(made(), 1), "seeds=1 and people=200 must both be at least 2"),
-        (lambda: smallest_detectable(made(), 3, power=0.01), "power=0.01"),
     ],
 )
 def test_refusals(call, message):

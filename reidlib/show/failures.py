@@ -22,7 +22,7 @@ from reidlib.show.paired import corrected_p, verdict
 from reidlib.show.tables import by_method
 from reidlib.show.text import DASH, p_value, percent, points
 from reidlib.statistics import hits
-from reidlib.synthetic.attributes import attributes_of, people_dressed_alike
+from reidlib.synthetic.attributes import OCCLUDERS, SIDES, attributes_of, people_dressed_alike
 
 FEWEST_PEOPLE = 20  # of a group that a sentence may name: with fewer, intervals over people are too narrow
 
@@ -88,11 +88,11 @@ def rendered_attributes(dataset: ReidDataset) -> list[Attribute]:
     }
     overlap, turn = 100 * query["overlap"], np.degrees(_turn_to_nearest_match(query, gallery, dataset))
     return [
-        Attribute("side seen", ("front", "right side", "left side", "back"), query["side"]),
+        Attribute("side seen", SIDES, query["side"]),
         Attribute(
             "turned from the nearest match", *_binned(turn, {45: "below 45°", 90: "45° to 90°"}, "above 90°")
         ),
-        Attribute("occluder", ("none", "pole", "bicycle", "hedge", "person"), query["occluder"]),
+        Attribute("occluder", OCCLUDERS, query["occluder"]),
         Attribute(
             "overlap of the box with a centred one",
             *_binned(-overlap, {-90: "above 90 %", -80: "80 % to 90 %"}, "below 80 %"),
