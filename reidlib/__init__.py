@@ -12,13 +12,14 @@ The notebooks in notebooks/ call this package, and `python run_all.py` runs them
     run = training.fit(experiment, load_dataset("synthetic"), Path("runs/abdnet-seed0"), cache=Path("cache"))
     run.metrics["map"], run.model()
 
-One rule decides where a line lies. A module imports from its own group and those above, never from below:
+One rule decides where a line lies. Of the last three groups, each imports from itself and from above, never
+from below; only `training.fit` also scores what it has trained:
 
     settings      experiment (every setting), config (METHODS: every row of every table; PROFILES), switches
                   (paper against released code), claims (of both papers)
-    files         run (a run's files), files, torch_files, checkpoints (released weights), code_digest,
-                  provenance
-    the weights   datasets, synthetic (drawn people), images, models, losses, training, classification
+    files         run (a run's files), files, torch_files, code_digest, provenance
+    the weights   datasets, synthetic (drawn people), images, models, losses, checkpoints (released weights),
+                  training, classification
     the scores    evaluation, reranking, statistics, crossed (differences over seeds and people)
     shows, runs   show (tables, figures, sentences), study (steps, results, command line), report (the site)
 
