@@ -13,7 +13,7 @@ The notebooks in notebooks/ call this package, and `python run_all.py` runs them
     run.metrics["map"], run.model()
 
 One rule decides where a line lies. Of the last three groups, each imports from itself and from above, never
-from below; only `training.fit` also scores what it has trained:
+from below; only `reidlib.training.fit` also scores what it has trained:
 
     settings      experiment (every setting), config (METHODS: every row of every table; PROFILES), switches
                   (paper against released code), claims (of both papers)
