@@ -50,7 +50,7 @@ def steps(request: Request) -> list[Step]:
     if request.reference:
         return reference_steps(request)
     if request.checkpoint:
-        return [checkpoint_step(request)]
+        return [checkpoint_step(request), *transfer_steps(request, (checkpoint_step(request).name,))]
     study, methods, seeds, overrides = request.study, request.methods, list(request.seeds), request.overrides
     place = parameters_of(request)
     sides = [
@@ -163,6 +163,9 @@ def steps(request: Request) -> list[Step]:
             ),
             weight=0.6,
         ),
+        *transfer_steps(
+            request, ("01_data", *(step.name for (method, _), step in training.items() if method in methods))
+        ),
         Step(
             "05_findings",
             "05_findings",
@@ -254,6 +257,30 @@ def checkpoint_step(request: Request) -> Step:
         reads=(*PUBLISHED, request.checkpoint),
         images=request.images,
     )
+
+
+def transfer_steps(request: Request, needs: tuple[str, ...]) -> list[Step]:
+    """The step that scores the runs on other data sets; none if no other is named."""
+    if not request.targets and request.study.dataset != "joined":
+        return []
+    parameters = {
+        "methods": list(request.methods),
+        "targets": request.targets,
+        "checkpoint": request.checkpoint,
+        "overrides": request.overrides,
+    }
+    return [
+        Step(
+            "24_transfer",
+            "24_transfer",
+            {**parameters_of(request), **parameters},
+            needs,
+            ("tables/transfer.csv", "tables/transfer_matrix.csv", "figures/transfer.png"),
+            weight=0.5,
+            reads=(request.checkpoint,) if request.checkpoint else (),
+            images=request.target_images,
+        )
+    ]
 
 
 # Notebook → the rows that it cannot do without, and what it writes, for the pages of reference runs.

@@ -43,7 +43,7 @@ def parameters(name):
 
 def test_there_are_notebooks_and_every_step_has_its_own():
     study = Study("full", "synthetic", Path("nowhere/full-synthetic"))
-    steps = run_all.steps(Request(study, tuple(METHODS), (0, 1)))
+    steps = run_all.steps(Request(study, tuple(METHODS), (0, 1), targets={"other": ""}))
     assert {step.notebook for step in steps} == set(NOTEBOOKS)
     for step in steps:
         check_parameters(FOLDER / f"{step.notebook}.ipynb", step.parameters)
@@ -293,7 +293,8 @@ def test_figures_and_tables_are_announced_exactly_as_they_are_saved(name):
 def test_what_a_step_produces_is_announced_in_its_notebook(tmp_path):
     """The names of all figures, tables and runs are announced."""
     study = Study("demo", "synthetic", Path("nowhere/demo-synthetic"))
-    steps = run_all.steps(Request(study, ("gap", "abdnet"), (0, 3), switches=("cam-sign",)))
+    asked = {"switches": ("cam-sign",), "targets": {"other": ""}}
+    steps = run_all.steps(Request(study, ("gap", "abdnet"), (0, 3), **asked))
     assert {step.notebook for step in steps} == set(NOTEBOOKS)
     weights = tmp_path / "market.pth.tar"
     weights.write_bytes(b"")

@@ -6,8 +6,9 @@
 
 `load_dataset` takes a directory and returns a checked `ReidDataset`. `known` lists the data sets by name,
 each with its reader; there is one module per layout: `market1501` (most data sets share it) and `msmt17`.
-`types` has the classes, `checks` compares with the official counts, and `held_out` splits people off for
-validation. Nothing is written, except that `synthetic` is rendered once.
+`types` has the classes, `checks` compares with the official counts, `held_out` splits people off for
+validation, and `joined` puts several data sets together for training. Nothing is written, except that
+`synthetic` is rendered once.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,17 +25,20 @@ from reidlib.datasets.checks import (
     some,
     split_statistics,
 )
+from reidlib.datasets.joined import JoinedDataset, join_datasets, people_in_both
 from reidlib.datasets.known import DATASET_TITLES, DATASETS
 from reidlib.datasets.types import DatasetError, ImageRow, ReidDataset, Split
 from reidlib.errors import shown
 from reidlib.files import REPOSITORY
 
 __all__ = [
-    "DATASETS", "DATASET_TITLES", "DatasetError", "ReidDataset", "Split", "check_images", "load_dataset",
-    "official_counts", "split_statistics",
+    "DATASETS", "DATASET_TITLES", "PLACES", "DatasetError", "JoinedDataset", "ReidDataset", "Split",
+    "check_images", "join_datasets", "load_dataset", "official_counts", "people_in_both", "split_statistics",
 ]  # fmt: skip
 
 DATA = REPOSITORY / "data"
+# What a command that names the data set must also name.
+PLACES = {"folder": " --data-root DIR", "joined": " --sources NAME=DIR NAME=DIR"}
 
 
 def load_dataset(
@@ -64,6 +68,10 @@ def load_dataset(
         raise DatasetError(
             f"include_val=True adds MSMT17's list_val.txt, which {name!r} does not have: "
             "leave include_val out."
+        )
+    if name == "joined":
+        raise DatasetError(
+            "'joined' has no folder of its own: load the data sets and pass them to join_datasets."
         )
     notes: list[str] = []
     try:

@@ -44,6 +44,7 @@ DATASETS: dict[str, KnownDataset] = {
         "list_train.txt, train/, test/ …",
     ),
     "folder": KnownDataset("own folder", ()),
+    "joined": KnownDataset("joined data sets", ()),
 }
 
 DATASET_TITLES = {name: known.title for name, known in DATASETS.items()}

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from reidlib.datasets import PLACES
 from reidlib.files import FileError, read_json
 from reidlib.report.notebook_html import without_paths
 from reidlib.study.results import Study
@@ -22,7 +23,11 @@ def made_from(notebook, study: Study, step: str) -> list[tuple[str, str]]:
     papermill = notebook.metadata.get("papermill", {})
     own = notebook.metadata.get("reidlib", {})
     made_by: Mapping[str, Any] = own.get("made_by") or {}
-    given = {name: value for name, value in papermill.get("parameters", {}).items() if name not in _PLACES}
+    given = {
+        name: _without_folders(name, value)
+        for name, value in papermill.get("parameters", {}).items()
+        if name not in _PLACES
+    }
     facts = {
         "Parameters": ", ".join(
             f"{name} = {value!r}" for name, value in given.items() if value not in ({}, "")
@@ -38,6 +43,15 @@ def made_from(notebook, study: Study, step: str) -> list[tuple[str, str]]:
     return [(name, without_paths(str(value), study)) for name, value in facts.items() if value]
 
 
+def _without_folders(name: str, value: Any) -> Any:
+    """A parameter's value; of data sets that have a name each, the names only."""
+    if name == "targets":
+        return list(value) or ""
+    if name == "data_options" and "sources" in value:
+        return value | {"sources": list(value["sources"])}
+    return value
+
+
 def _fingerprint(study: Study, step: str) -> str:
     """The beginning of the digests of the images that the step read, where its record has them."""
     try:
@@ -50,8 +64,8 @@ def _fingerprint(study: Study, step: str) -> str:
 
 
 def _command(study: Study, step: str) -> str:
-    root = " --data-root DIR" if study.dataset == "folder" else ""
+    place = PLACES.get(study.dataset, "")
     return (
-        f"python run_all.py --profile {study.profile} --dataset {study.dataset}{root} "
+        f"python run_all.py --profile {study.profile} --dataset {study.dataset}{place} "
         f"--only {shlex.quote(step)} --force"
     )

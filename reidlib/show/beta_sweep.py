@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from reidlib.config import OF_BETA, OF_BETA_ROW, experiment_for, of_beta_runs, settings_of
+from reidlib.datasets import PLACES
 from reidlib.run import DID_NOT_LEARN, Run
 from reidlib.show.diversity import SHOWN, Level, level
 from reidlib.show.findings import runs_of
@@ -92,5 +93,5 @@ def how_to_sweep(frame: pd.DataFrame, profile: str, dataset: str, *, reference: 
         else "With the other options of this study, this trains them"
     )
     command = f"python run_all.py --profile {profile} --dataset {dataset} --switches {OF_BETA}"
-    command += " --data-root DIR" if dataset == "folder" else ""
+    command += PLACES.get(dataset, "")
     return f"Not run: {len(missing)} weights (β = {', '.join(shown)}). {how}:\n\n    {command}"

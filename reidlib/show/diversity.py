@@ -14,6 +14,7 @@ from torch import Tensor
 
 from reidlib.config import METHODS
 from reidlib.crossed import crossed_effect
+from reidlib.datasets import PLACES
 from reidlib.evaluation.channels import LAST, alike_together, mean_correlation
 from reidlib.evaluation.measures import COLUMNS, WEIGHTS
 from reidlib.run import Run
@@ -115,7 +116,7 @@ def missing_sentences(runs: Sequence[Run], profile: str, dataset: str) -> list[s
     if not missing:
         return []
     command = f"python run_all.py --profile {profile} --dataset {dataset} --methods {' '.join(missing)}"
-    command += " --data-root DIR" if dataset == "folder" else ""
+    command += PLACES.get(dataset, "")
     names = ", ".join(METHODS[method].title for method in missing)
     return [f"Not run: {names}. With the other options of this study, this makes them:\n\n    {command}"]
 

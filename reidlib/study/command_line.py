@@ -50,7 +50,7 @@ from reidlib.study.interrupts import interrupts
 from reidlib.study.pipeline import execute, require_places
 from reidlib.study.reference import PLANS, ReferenceStudy, read_reference, recorded_points
 from reidlib.study.results import REFERENCE, Study, open_study
-from reidlib.study.runs import study_dataset, synthetic_options
+from reidlib.study.runs import study_dataset, synthetic_options, target_datasets
 from reidlib.study.steps import PipelineError, Step, select
 from reidlib.study.verify import REPORT, page_digests, verify
 
@@ -62,7 +62,8 @@ class Request:
     `data_root`, `checkpoint` and `reference` are absolute paths or "". `checkpoint` is a file of released
     weights: they are scored, and nothing is trained. `reference` is the folder of a reference study, whose
     runs are shown. `images` are the fingerprints of real images; synthetic ones follow
-    from the parameters.
+    from the parameters. `targets` are data sets to be scored on, too: name → absolute path, or "" for its
+    usual place. `target_images` are the fingerprints of their test images.
     """
 
     study: Study
@@ -75,6 +76,8 @@ class Request:
     checkpoint: str = ""
     reference: str = ""
     images: dict[str, str] = field(default_factory=dict)
+    targets: dict[str, str] = field(default_factory=dict)
+    target_images: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -259,7 +262,15 @@ def checked_references(options: argparse.Namespace) -> list[ReferenceStudy]:
     return shown
 
 
-_LISTS = ("methods", "seeds", "switches", "set", "data")  # options that take several values
+_LISTS = (
+    "methods",
+    "seeds",
+    "switches",
+    "set",
+    "data",
+    "sources",
+    "targets",
+)  # options that take several values
 
 
 def reference_request(study: ReferenceStudy, results: str) -> Request:
@@ -407,6 +418,26 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="folder of the data set (default: its usual place under data/)",
     )
     add(
+        "-s",
+        "--sources",
+        nargs="+",
+        action="extend",
+        metavar="NAME=DIR",
+        default=[],
+        help="in place of --dataset and --data-root: train on these data sets joined, and test on the first; "
+        "NAME is one of --dataset's, or any other name for a folder in Market-1501's layout",
+    )
+    add(
+        "-t",
+        "--targets",
+        nargs="+",
+        action="extend",
+        metavar="NAME=DIR",
+        default=[],
+        help="also score the runs on the test images of these data sets (24_transfer); names as for "
+        "--sources",
+    )
+    add(
         "--methods",
         nargs="+",
         action="extend",
@@ -540,28 +571,27 @@ def checked_request(options: argparse.Namespace) -> Request:
         ReidError: an option has an unknown or impossible value, or the data set cannot be read.
     """
     profile = PROFILES[choose("profile", options.profile, PROFILES)]
-    choose("data set", options.dataset, DATASETS)
+    dataset, data_root, data_options = _training_data(options)
     _check_workers(options)
     overrides = named_values("--set", options.set)
     for name in OF_FILES:
         if overrides.get(name) and isinstance(overrides[name], str):
             overrides[name] = _absolute(name, overrides[name])
     request = Request(
-        study=open_study(
-            options.profile, options.dataset, options.results, checkpoints=bool(options.checkpoint)
-        ),
+        study=open_study(options.profile, dataset, options.results, checkpoints=bool(options.checkpoint)),
         methods=_each_once(choose("method", name, METHODS) for name in options.methods or profile.methods),
         seeds=_each_once(options.seeds or profile.seeds),
-        data_root=_absolute("--data-root", options.data_root) if options.data_root else "",
-        data_options=named_values("--data", options.data),
+        data_root=data_root,
+        data_options=data_options,
         overrides=overrides,
         switches=switch_names(options.switches, options.profile, () if options.methods else profile.switches),
         checkpoint=_checked_checkpoint(options),
+        targets=named_folders("--targets", options.targets),
     )
     for name in overrides:
         choose("setting", name, SETTINGS)
     experiments = [
-        experiment_for(method, dataset=options.dataset, profile=options.profile, seed=seed, **overrides)
+        experiment_for(method, dataset=dataset, profile=options.profile, seed=seed, **overrides)
         for method, seed in itertools.product(request.methods, request.seeds)
     ]
     if isinstance(overrides.get("pretrained"), str):
@@ -570,15 +600,65 @@ def checked_request(options: argparse.Namespace) -> Request:
         _check_settings_of_checkpoint(overrides, experiments[0].family)
     if overrides.get("start_from"):
         _check_start(overrides["start_from"], {one.method: one for one in experiments}.values())
-    if options.dataset != "synthetic":
+    targets = target_datasets(request.study, request.targets, data_options, keep_digests=False)
+    images = {name: target.fingerprints["test"] for name, target in targets.items()}
+    request = replace(request, target_images=images)
+    if dataset != "synthetic":
         found = study_dataset(request.study, request.data_root, request.data_options, keep_digests=False)
-        return replace(request, data_root=str(found.root), images=found.fingerprints)
+        root = "" if dataset == "joined" else str(found.root)
+        return replace(request, data_root=root, images=found.fingerprints)
     synthetic_options(request.study, request.data_options)
     if request.data_root and Path(request.data_root).exists() and not Path(request.data_root).is_dir():
         raise ConfigError(
             f"--data-root {options.data_root} is a file: name a folder, which need not exist yet."
         )
     return request
+
+
+def _training_data(options: argparse.Namespace) -> tuple[str, str, dict[str, Any]]:
+    """The data set's name, its root and its options, from --dataset and --data-root or from --sources.
+
+    Raises:
+        ConfigError: they do not go together, or a value is unknown.
+    """
+    data_options = named_values("--data", options.data)
+    if not options.sources:
+        name = choose("data set", options.dataset, DATASETS)
+        if name == "joined":
+            raise ConfigError("--dataset joined needs the data sets to join: --sources NAME=DIR NAME=DIR.")
+        return name, _absolute("--data-root", options.data_root) if options.data_root else "", data_options
+    sources = named_folders("--sources", options.sources)
+    given = options.__dict__.get("_given", set())
+    if "data_root" in given or ("dataset" in given and options.dataset != "joined"):
+        raise ConfigError("--sources names the data sets: leave out --dataset and --data-root.")
+    if "sources" in data_options:
+        raise ConfigError("--data sources=… is not an option of its own: name them with --sources.")
+    if len(sources) > 1:
+        return "joined", "", {**data_options, "sources": sources}
+    ((name, folder),) = sources.items()
+    if name not in DATASETS and not folder:
+        choose("data set", name, DATASETS)
+    return name if name in DATASETS else "folder", folder, data_options
+
+
+def named_folders(option: str, pairs: list[str]) -> dict[str, str]:
+    """NAME=DIR pairs, or NAME alone, as name → absolute path, or "" for the usual place.
+
+    Raises:
+        ConfigError: a name cannot be one or is given twice, or a path is empty. The message names the option.
+    """
+    folders = {}
+    for pair in pairs:
+        name, equals, folder = pair.partition("=")
+        if not _NAME_OF_DATA.fullmatch(name) or (equals and not folder):
+            raise ConfigError(f"{option} {in_short(pair)}: expected NAME=DIR, or NAME for its usual place.")
+        if name in folders:
+            raise ConfigError(f"{option} has {in_short(name)} twice: leave one out, or name it differently.")
+        folders[name] = _absolute(f"{option} {name}", folder) if folder else ""
+    return folders
+
+
+_NAME_OF_DATA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 def _check_workers(options: argparse.Namespace) -> None:

@@ -25,6 +25,14 @@ _NO_LABELS = Rule(
     lambda value: not {*value} & {*LABELS},
     f"settings only: {', '.join(LABELS)} are parameters of their own",
 )
+_FOLDERS = Rule(
+    lambda value: all(isinstance(name, str) and isinstance(path, str) for name, path in value.items()),
+    "names of data sets and their folders",
+)
+_METHODS = Rule(
+    lambda value: value and len(set(value)) == len(value),
+    "one or more different rows of reidlib.config.METHODS",
+)
 _SEEDS = Rule(
     lambda value: value and min(value) >= 0 and len(set(value)) == len(value),
     "one or more different whole numbers, 0 or more",
@@ -44,7 +52,9 @@ class Parameters:
     results: str = ""
     data_root: str = ""
     data_options: Annotated[dict, _NAMED] = field(default_factory=dict)
+    targets: Annotated[dict, _FOLDERS] = field(default_factory=dict)
     method: str = "baseline"
+    methods: Annotated[tuple[str, ...], _METHODS] = ("baseline",)
     seed: Seed = 0
     seeds: Annotated[tuple[int, ...], _SEEDS, at_most(LARGEST_SEED)] = (0,)
     checkpoint: str = ""
@@ -68,6 +78,8 @@ class Parameters:
             choose("dataset", self.dataset, DATASETS)
             if self.method not in VARIANTS:  # too many to be listed in a message
                 choose("method", self.method, METHODS)
+            for method in self.methods:
+                choose("name among methods", method, METHODS)
             choose("value of chosen", self.chosen, CHOSEN)
         except ConfigError as error:
             raise ParameterError(f"{error}{self._how_to_pass(str(error))}") from None

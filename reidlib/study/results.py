@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from reidlib.datasets import PLACES
 from reidlib.errors import ReidError
 from reidlib.files import REPOSITORY, absolute_path, file_digest, write_atomically, write_json
 from reidlib.run import RunFiles
@@ -223,7 +224,7 @@ def command_of(study: Study, options: str = "") -> str:
     """The command line that runs a study, with these options. Of a folder of images it says only DIR."""
     command = f"python run_all.py --profile {study.profile} --dataset {study.dataset}"
     command += f" {options}" if options else ""
-    command += " --data-root DIR" if study.dataset == "folder" else ""
+    command += PLACES.get(study.dataset, "")
     if study.root.parent == REPOSITORY / "results":
         return command
     return f"{command} --results {shlex.quote(str(study.root.parent))}"

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from reidlib.config import METHODS, OF_FILES, PROFILES, SETTINGS, VARIANTS, experiment_for
-from reidlib.datasets import DATASET_TITLES, DATASETS, ReidDataset, load_dataset
+from reidlib.datasets import DATASET_TITLES, DATASETS, DatasetError, ReidDataset, join_datasets, load_dataset
 from reidlib.experiment import Experiment
 from reidlib.files import REPOSITORY
 from reidlib.run import METRICS, Run, StaleRunError, read_run
-from reidlib.settings import ConfigError, choose
+from reidlib.settings import ConfigError, choose, in_short
 from reidlib.study.alike import (
     OTHER_DATA,
     differences,
@@ -269,7 +269,7 @@ def study_dataset(
         data_root: folder of the data set; empty: its usual place under data/. Synthetic data that differ from
             the defaults have a folder named after the differences, so two sizes do not replace each other.
         data_options: for real data, `DATA_OPTIONS`; for synthetic data, fields of SyntheticSpec, which
-            replace those of the profile.
+            replace those of the profile; for joined data, `sources`: name → folder, as in `named_dataset`.
         keep_digests: remember the digests of the images in the study's cache; False: write nothing there.
 
     Raises:
@@ -278,6 +278,8 @@ def study_dataset(
     """
     if study.reference:
         return recorded_dataset(read_reference(study.reference))
+    if study.dataset == "joined":
+        return _joined(study, data_root, dict(data_options or {}), keep_digests=keep_digests)
     found = _loaded(study, data_root, dict(data_options or {}))
     return replace(found, cache=study.cache, keep_digests=keep_digests)
 
@@ -289,8 +291,90 @@ def _loaded(study: Study, data_root: str | Path, data_options: dict[str, Any]) -
             choose("data option", name, DATA_OPTIONS)
         return load_dataset(study.dataset, root, **data_options)
     options = synthetic_options(study, data_options)
+    return load_dataset("synthetic", root or _synthetic_root(options), synthetic_options=options)
+
+
+def _synthetic_root(options: Mapping[str, Any]) -> Path:
+    """Where rendered people with these options lie, unless a folder is named."""
     usual = "-".join(["synthetic", *(f"{name}-{options[name]}" for name in sorted(options))])
-    return load_dataset("synthetic", root or REPOSITORY / "data" / usual, synthetic_options=options)
+    return REPOSITORY / "data" / usual
+
+
+def _joined(
+    study: Study, data_root: str | Path, data_options: dict[str, Any], *, keep_digests: bool
+) -> ReidDataset:
+    sources = data_options.pop("sources", None)
+    if not isinstance(sources, Mapping) or len(sources) < 2 or str(data_root):
+        raise ConfigError(
+            "Joined data sets need `sources`, a folder for each of two or more names, and no data root: "
+            "--sources NAME=DIR NAME=DIR."
+        )
+    return join_datasets(
+        {
+            name: named_dataset(study, name, folder, data_options, keep_digests=keep_digests)
+            for name, folder in sources.items()
+        }
+    )
+
+
+def named_dataset(
+    study: Study,
+    name: str,
+    folder: str | Path = "",
+    data_options: Mapping[str, Any] | None = None,
+    *,
+    keep_digests: bool = True,
+) -> ReidDataset:
+    """A data set beside the study's own, or a source of a joined one.
+
+    Args:
+        name: one of `DATASETS`; or any other name, for a folder in Market-1501's layout. The images of
+            `synthetic` must be there: they are read as they are.
+        folder: where it lies; "": its usual place under data/.
+        data_options: `DATA_OPTIONS`; include_val counts for MSMT17 only.
+
+    Raises:
+        ConfigError: an unknown option, or a name of the caller's own without a folder.
+        DatasetError: as in `load_dataset`, or the synthetic images are not there.
+    """
+    options = {choose("data option", key, DATA_OPTIONS): value for key, value in (data_options or {}).items()}
+    if name != "msmt17":
+        options.pop("include_val", None)
+    kind = name if name in DATASETS and name not in ("synthetic", "joined") else "folder"
+    if name == "synthetic" and not folder:
+        folder = _synthetic_root(synthetic_options(study, {}))
+        if not folder.is_dir():
+            raise DatasetError(
+                f"The synthetic images are not there yet ({folder}). Make them with: "
+                f"python run_all.py --profile {study.profile} --only 01_data"
+            )
+    if kind == "folder" and not folder:
+        raise ConfigError(
+            f"{in_short(name)} is no known data set, so its folder must be named: {name}=DIR. "
+            f"Known: {', '.join(one for one in DATASETS if one not in ('folder', 'joined'))}."
+        )
+    found = load_dataset(kind, folder or None, **options)
+    return replace(found, cache=study.cache, keep_digests=keep_digests)
+
+
+def target_datasets(
+    study: Study,
+    targets: Mapping[str, str],
+    data_options: Mapping[str, Any] | None = None,
+    *,
+    keep_digests: bool = True,
+) -> dict[str, ReidDataset]:
+    """The data sets on which runs are scored beside the study's own: name → data set.
+
+    Args:
+        targets: name → folder, as in `named_dataset`.
+        data_options: the study's; `DATA_OPTIONS` among them count here, too.
+    """
+    options = {name: value for name, value in (data_options or {}).items() if name in DATA_OPTIONS}
+    return {
+        name: named_dataset(study, name, folder, options, keep_digests=keep_digests)
+        for name, folder in targets.items()
+    }
 
 
 def synthetic_options(study: Study, data_options: Mapping[str, Any]) -> dict[str, Any]:
