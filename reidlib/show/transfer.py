@@ -145,10 +145,15 @@ def transfer_sentence(frame: pd.DataFrame) -> str:
     parts = []
     for title, cells in foreign[foreign["method"] == method].groupby("tested on", sort=False):
         at_home = known[known["own"] & (known["method"] == method) & (known["tested on"] == title)]
-        own = [f"{percent(cell['map'])} trained on {cell['trained on']}" for _, cell in at_home.iterrows()]
-        other = [f"{percent(cell['map'])} trained on {cell['trained on']}" for _, cell in cells.iterrows()]
-        itself = f", against {', '.join(own)}" if own else ""
-        parts.append(in_markdown(f"{title}: {', '.join(other)}{itself}"))
-    return f"mAP (%) of {in_markdown(method)} by test set. {'; '.join(parts)}. " + (
-        "Only numbers on the same test set compare: test sets differ in how hard they are."
+        itself = f", against {_in_words(at_home)}" if len(at_home) else ""
+        parts.append(f"{in_markdown(str(title))}: {_in_words(cells)}{itself}")
+    return (
+        f"mAP (%) of {in_markdown(method)} by test set. {'; '.join(parts)}. Only numbers on the same "
+        "test set compare: test sets differ in how hard they are."
+    )
+
+
+def _in_words(cells: pd.DataFrame) -> str:
+    return ", ".join(
+        f"{percent(cell['map'])} trained on {in_markdown(cell['trained on'])}" for _, cell in cells.iterrows()
     )

@@ -344,7 +344,7 @@ def test_table_of_official_counts():
     with checks.PROTOCOLS.open(encoding="utf-8") as file:
         rows = {row["dataset"]: row["note"] for row in csv.DictReader(file)}
     assert set(rows) == set(checks.USUAL_CAUSES)
-    assert set(rows) | {"folder", "synthetic"} == set(DATASETS)
+    assert set(rows) | {"folder", "synthetic", "joined"} == set(DATASETS)
     assert "32621" in rows["msmt17"]
     assert "only warn" in rows["msmt17"]
     assert "train-id count was not seen" in rows["dukemtmc-reid"]
