@@ -3,7 +3,13 @@
 import shutil
 from types import SimpleNamespace
 
+import matplotlib
+
+matplotlib.use("Agg")
+
+import IPython.display
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_noise_images
 from made_up_runs import fabricate
@@ -12,10 +18,13 @@ import run_all
 from reidlib.config import METHODS
 from reidlib.datasets import JoinedDataset
 from reidlib.errors import ReidError
+from reidlib.files import REPOSITORY
+from reidlib.show import transfer
 from reidlib.study import command_line
 from reidlib.study.command_line import Request
 from reidlib.study.results import MissingRunError, Study, command_of
 from reidlib.study.runs import study_dataset, target_datasets
+from reidlib.study.steps import read_cells
 from reidlib.study.transfer import tested_on as columns_of  # pytest would take it for a test
 from reidlib.study.transfer import trained_on
 
@@ -199,3 +208,37 @@ def test_the_foot_of_a_page_has_the_names_of_data_sets_and_no_folders(tmp_path):
     notebook = SimpleNamespace(metadata={"papermill": {"parameters": given}})
     said = dict(made_from(notebook, Study("demo", "joined", tmp_path), "24_transfer"))
     assert said["Parameters"] == "targets = ['pku'], data_options = {'sources': ['a']}"
+
+
+# ------------------------------------------------------------------------------------------------- the page
+
+
+def test_the_page_saves_the_matrix_with_the_runs_own_score_on_its_diagonal(
+    data, dataset, root, other, monkeypatch
+):
+    study, targets = data
+    run_on(study, dataset, precisions=[0.5, 0.75, 1.0, 0.25])
+    scores = pd.DataFrame({"first_match_rank": [1, 2, 2, 2], "average_precision": [0.1, 0.2, 0.3, 0.4]})
+    monkeypatch.setattr(transfer, "transfer_queries", lambda run, dataset, cache: scores)
+    displayed = []
+    monkeypatch.setattr(IPython.display, "display", displayed.append)
+    names = {}
+    for cell in read_cells(REPOSITORY / "notebooks" / "24_transfer.ipynb"):
+        if cell.kind == "code":
+            exec(cell.source, names)
+        if "parameters" in cell.tags:
+            names |= {"dataset": "folder", "data_root": str(root), "results": str(study.root.parent)}
+            names |= {"targets": {"B": str(other)}}
+    frame = pd.read_csv(study.tables / "transfer.csv")
+    assert frame["map"].tolist() == pytest.approx([0.625, 0.25]) and frame["own"].tolist() == [True, False]
+    assert frame["rank1"].tolist() == [1.0, 0.25]
+    assert frame["over"].tolist() == ["people", "people"]
+    assert list(pd.read_csv(study.tables / "transfer_matrix.csv")) == [
+        "trained on",
+        "method",
+        "own folder",
+        "B",
+    ]
+    assert "own folder" in (study.tables / "transfer_matrix.tex").read_text()
+    assert pd.read_csv(study.figures / "transfer.csv").equals(frame)
+    assert "B: 25.0 trained on own folder" in displayed[-1].data
