@@ -54,6 +54,9 @@ def transfer_matrix(frame: pd.DataFrame, title: str) -> Figure:
         range(len(columns)), [literally(textwrap.fill(column, 14)) for column in columns], fontsize=SMALL
     )
     axes[1].set_xlabel("tested on", fontsize=PLAIN)
+    over = " or ".join(dict.fromkeys(frame.loc[frame["not scored"] == "", "over"]))
+    note = f"[ ]: 95 % interval over {over}. Frame: its training images were trained on." if over else ""
+    figure.supxlabel(textwrap.fill(note, 20 + 16 * len(columns)), fontsize=SMALL)
     figure.suptitle(literally(textwrap.fill(title, 20 + 16 * len(columns))), fontsize=PLAIN + 1)
     scored = frame[frame["not scored"] == ""]
     said = [
