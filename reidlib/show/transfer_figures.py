@@ -54,9 +54,7 @@ def transfer_matrix(frame: pd.DataFrame, title: str) -> Figure:
         range(len(columns)), [literally(textwrap.fill(column, 14)) for column in columns], fontsize=SMALL
     )
     axes[1].set_xlabel("tested on", fontsize=PLAIN)
-    over = " or ".join(dict.fromkeys(frame.loc[frame["not scored"] == "", "over"]))
-    note = f"[ ]: 95 % interval over {over}. Frame: its training images were trained on." if over else ""
-    figure.supxlabel(textwrap.fill(note, 20 + 16 * len(columns)), fontsize=SMALL)
+    figure.supxlabel(textwrap.fill(_note(frame), 20 + 16 * len(columns)), fontsize=SMALL)
     figure.suptitle(literally(textwrap.fill(title, 20 + 16 * len(columns))), fontsize=PLAIN + 1)
     scored = frame[frame["not scored"] == ""]
     said = [
@@ -69,6 +67,14 @@ def transfer_matrix(frame: pd.DataFrame, title: str) -> Figure:
         f"{title}. Heat maps of mAP and rank-1, a line for each training, a column for each test set. mAP in "
         f"%: {'; '.join(said)}.",
     )
+
+
+def _note(frame: pd.DataFrame) -> str:
+    """What brackets and frames are."""
+    known = {"people": "over people (one seed)", "seeds and people": "over seeds and people (several seeds)"}
+    over = ", ".join(known[one] for one in sorted(set(frame.loc[frame["not scored"] == "", "over"])))
+    brackets = f"In brackets: 95 % interval {over}. " if over else ""
+    return f"{brackets}Framed: trained on this data set's training images."
 
 
 def _label(line: tuple[str, str], seeds: int) -> str:
@@ -87,9 +93,10 @@ def _panel(axis: Axes, frame: pd.DataFrame, key: str, places: dict[str, dict]) -
         matrix[row, column] = cell[key]
     colours = plt.get_cmap("cividis").with_extremes(bad="#cccccc")
     highest = np.nanmax(matrix) if np.isfinite(matrix).any() else 1.0
-    axis.imshow(matrix, cmap=colours, vmin=0, vmax=max(highest, 1e-9), aspect="auto")
+    picture = axis.imshow(matrix, cmap=colours, vmin=0, vmax=max(highest, 1e-9), aspect="auto")
     for row, column, cell in cells:
-        light = not np.isfinite(cell[key]) or cell[key] > 0.55 * highest
+        red, green, blue, _ = picture.to_rgba(cell[key]) if np.isfinite(cell[key]) else (1, 1, 1, 1)
+        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.45
         ink = {"color": "black" if light else "white", "ha": "center", "fontsize": SMALL}
         if cell["not scored"]:
             axis.text(

@@ -169,6 +169,7 @@ def test_the_figure_has_every_number_and_frames_what_was_trained_on(row, tmp_pat
     assert [label.get_text() for label in lower.get_xticklabels()] == ["A", "B"]
     assert upper.get_yticklabels()[0].get_text().endswith(", 2 seeds")
     assert np.isnan(upper.images[0].get_array().filled(np.nan)[1, 0])
-    assert "over seeds and people or people" in " ".join(figure.get_supxlabel().split())
+    note = " ".join(figure.get_supxlabel().split())
+    assert "95 % interval over people (one seed), over seeds and people (several seeds)" in note
     said = description_of(figure)
     assert "trained on A, tested on B: 20.5" in said and "trained on B, tested on A" not in said
