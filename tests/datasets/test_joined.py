@@ -91,6 +91,9 @@ def test_the_fingerprint_covers_the_training_images_of_all_sources(tmp_path, fir
     assert before["test"] == first.fingerprints["test"]
     assert before["training"] not in (first.fingerprints["training"], second.fingerprints["training"])
     assert join_datasets({"x": first, "y": second}).fingerprints == before, "what sources are called"
+    joined = join_datasets({"a": first, "b": second})
+    other_labels = replace(joined, train=replace(joined.train, ids=joined.train.ids[::-1]))
+    assert other_labels.fingerprints["training"] != before["training"], "how people are numbered"
     moved = load_dataset("folder", shutil.copytree(second.root, tmp_path / "moved"))
     assert fingerprints(first, moved) == before, "where they lie"
     assert fingerprints(second, first)["training"] != before["training"], "the order decides the labels"

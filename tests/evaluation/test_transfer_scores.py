@@ -1,7 +1,10 @@
 """A run scored on another data set, and on its own."""
 
+import shutil
+
 import numpy as np
 import pytest
+import torch
 from conftest import make_noise_images, one_thread_on_the_cpu
 
 from reidlib.config import experiment_for
@@ -10,7 +13,8 @@ from reidlib.evaluation import transfer
 from reidlib.evaluation.embedding import embed_test_set
 from reidlib.evaluation.ranking import rank
 from reidlib.evaluation.transfer import transfer_queries
-from reidlib.files import FileError
+from reidlib.files import FileError, file_digest, write_json
+from reidlib.run import read_run
 from reidlib.training import fit
 
 pytestmark = pytest.mark.usefixtures("steady")
@@ -62,6 +66,13 @@ def test_scores_are_kept_for_these_weights_and_images_only(run, dataset, other, 
     assert transfer_queries(run, other, cache=tmp_path).equals(first)
     with pytest.raises(AssertionError):
         transfer_queries(run, dataset, cache=tmp_path)
+    again = read_run(shutil.copytree(run.folder, tmp_path / "baseline-seed0"))
+    assert transfer_queries(again, other, cache=tmp_path).equals(first), "wherever the run lies"
+    weights = {name: value * 2 for name, value in run.model().state_dict().items()}
+    torch.save(weights, again.files.model)
+    write_json(again.files.digests, {"model.pt": file_digest(again.files.model)})
+    with pytest.raises(AssertionError):
+        transfer_queries(again, other, cache=tmp_path)
 
 
 def test_what_is_damaged_is_scored_again(run, other, tmp_path):
