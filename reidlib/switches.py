@@ -450,8 +450,7 @@ LEFT_OUT: dict[str, str] = {
     "--adam-beta2; --gamma": "no published command uses them",
     "--fixbase, --open-layers": "the warm-up has its own list of new layers; nothing else is frozen",
     "--lambda-xent": "the weight of the cross-entropy is 1 in every row",
-    "--source-names, --target-names with several; --split-id": "a run has one training set and one test "
-    "set, each with one split",
+    "--split-id": "each data set has one split",
     "--htri-only": "the triplet loss without cross-entropy: no row trains so",
     "--start-eval": "where epochs are scored at all (`score_test_every`), the first ones are, too",
     "--start-epoch, --resume": "an interrupted run goes on by itself",
