@@ -18,7 +18,7 @@ MODULES = {
 # Groups of modules: for weights, for scores, for showing and running. Base modules come before all groups.
 GROUPS = (
     ("models", "losses", "checkpoints", "images", "datasets", "synthetic", "training", "classification"),
-    ("evaluation", "reranking", "statistics", "crossed"),
+    ("evaluation", "reranking", "statistics", "crossed", "image_embedder"),
     ("show", "study", "report"),
 )
 # `fit` trains a run and then scores it, so it imports a later group. Nothing that makes weights imports it.

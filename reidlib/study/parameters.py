@@ -48,6 +48,8 @@ class Parameters:
     seed: Seed = 0
     seeds: Annotated[tuple[int, ...], _SEEDS, at_most(LARGEST_SEED)] = (0,)
     checkpoint: str = ""
+    run: str = ""
+    query_images: tuple[str, ...] = ()
     reference: str = ""
     overrides: Annotated[dict, _NAMED, _NO_LABELS] = field(default_factory=dict)
     images: str = "digits"
@@ -60,6 +62,8 @@ class Parameters:
     mask_queries: Annotated[int, between(2, 2000)] = 60
     layers: bool = False
     most_queries: Annotated[int, between(1, 5000)] = 300
+    shown_queries: Annotated[int, between(1, 300)] = 30
+    match_rank: Annotated[int, between(1, 10)] = 1
 
     def __post_init__(self) -> None:
         try:
@@ -71,9 +75,11 @@ class Parameters:
             choose("value of chosen", self.chosen, CHOSEN)
         except ConfigError as error:
             raise ParameterError(f"{error}{self._how_to_pass(str(error))}") from None
-        for name in ("results", "data_root", "checkpoint", "reference", "images_root"):
+        for name in ("results", "data_root", "checkpoint", "run", "reference", "images_root"):
             if getattr(self, name):
                 absolute_path(getattr(self, name), name)
+        for path in self.query_images:
+            absolute_path(path, "query_images")
 
     def _how_to_pass(self, message: str) -> str:
         """How papermill's command line passes what it cannot pass by -p; "" for another mistake."""
@@ -84,6 +90,8 @@ class Parameters:
             return f" With papermill, write -r {name} VALUE, which passes text as it is."
         if name in ("data_options", "overrides") and not isinstance(value, dict):
             return f" With papermill, write -y '{{{name}: {{NAME: VALUE}}}}', or leave it out."
+        if name == "query_images" and not isinstance(value, list | tuple):
+            return " With papermill, write -y '{query_images: [PATH]}'."
         if name == "seeds" and not isinstance(value, list | tuple):
             return " With papermill, write -y '{seeds: [0, 1]}'."
         return ""

@@ -6,6 +6,7 @@ results/<profile>-<dataset>/runs/<method>-seed<k>/   one training run (its files
                             notebooks/<step>.ipynb   executed notebooks
                             figures/  tables/        what the notebooks save
                             explorer/                what the report's explorer shows
+                            embeddings/              of one's own images (images-<folder>-<digest>/ only)
                             steps/<step>.json        what a finished step depended on
                             report/index.html        the executed notebooks as one offline site
         reference-<study>/                           the same for a reference study; its runs are committed in
@@ -14,6 +15,7 @@ results/<profile>-<dataset>/runs/<method>-seed<k>/   one training run (its files
 
 import io
 import math
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -24,7 +26,15 @@ from typing import Any
 import numpy as np
 
 from reidlib.errors import ReidError, shown
-from reidlib.files import REPOSITORY, absolute_path, file_digest, write_atomically, write_json
+from reidlib.files import (
+    REPOSITORY,
+    absolute_path,
+    digest,
+    file_digest,
+    replacing,
+    write_atomically,
+    write_json,
+)
 from reidlib.run import RunFiles
 from reidlib.study.latex import table_as_latex
 from reidlib.study.parameters import check_values
@@ -74,6 +84,10 @@ class Study:
     @property
     def explorer(self) -> Path:
         return self.root / "explorer"
+
+    @property
+    def embeddings(self) -> Path:
+        return self.root / "embeddings"
 
     @property
     def report(self) -> Path:
@@ -156,6 +170,35 @@ class Study:
             write_atomically(self.tables / f"{name}.{suffix}", write(_with_index(frame)))
         return self.tables / f"{name}.csv"
 
+    def save_embeddings(self, table, names, embeddings: np.ndarray, name: str) -> Path:
+        """Writes embeddings/<name>.parquet, and the same as <name>.npy with <name>.csv beside it.
+
+        Row i of each file is the same image. The Parquet file has the table's columns, `name` (the file's
+        name as bytes, which text cannot always hold) and `embedding` (a list of float32).
+
+        Args:
+            table: a pandas DataFrame of N rows, such as file, identity, camera.
+            names: N names of files, as they are on the disk.
+            embeddings: (N, D) float32.
+
+        Returns:
+            The Parquet file's path.
+        """
+        import pyarrow  # slow to import
+        import pyarrow.parquet
+
+        path = self.embeddings / f"{checked_name(name, 'embeddings')}.parquet"
+        values = pyarrow.array(np.ascontiguousarray(embeddings, np.float32).reshape(-1))
+        columns = pyarrow.Table.from_pandas(table, preserve_index=False)
+        columns = columns.append_column("name", pyarrow.array([os.fsencode(one) for one in names], "binary"))
+        lists = pyarrow.FixedSizeListArray.from_arrays(values, embeddings.shape[1])
+        with replacing(path) as temporary:
+            pyarrow.parquet.write_table(columns.append_column("embedding", lists), temporary)
+        with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
+            np.save(file, embeddings)
+        write_atomically(path.with_suffix(".csv"), _csv(table))
+        return path
+
     def has_table(self, frame, name: str) -> bool:
         """Whether tables/<name>.csv holds just this frame."""
         path = self.tables / f"{checked_name(name, 'table')}.csv"
@@ -168,6 +211,7 @@ def open_study(
     results: str | Path = "",
     *,
     checkpoints: bool = False,
+    own_images: bool = False,
     reference: str = "",
     **parameters: Any,
 ) -> Study:
@@ -178,6 +222,8 @@ def open_study(
             working folder.
         checkpoints: the study that scores released weights on the data set. It has its own folder, apart
             from what was trained here.
+        own_images: the study that searches one's own images, those in the folder `data_root`. It has a folder
+            named after that one.
         reference: folder of the reference study whose runs are shown; empty: none.
         parameters: other parameters of the notebook, to be checked (see `reidlib.study.parameters`).
 
@@ -197,6 +243,10 @@ def open_study(
     if reference:
         folder = absolute_path(reference, "The reference study")
         return Study(profile, dataset, base / f"reference-{folder.name}", folder)
+    if own_images:
+        folder = absolute_path(parameters.get("data_root", ""), "The folder of images")
+        name = re.sub(r"[^A-Za-z0-9_.+-]", "_", folder.name)[:64]
+        return Study(profile, "folder", base / f"images-{name}-{digest(str(folder))[:8]}")
     return Study(profile, dataset, base / f"{'checkpoints' if checkpoints else profile}-{dataset}")
 
 
