@@ -23,10 +23,10 @@ from reidlib.image_embedder import Embedder
 from reidlib.images.decoding import decode, open_rgb
 from reidlib.show import figures, maps
 from reidlib.show.explorer import TOP, as_webp
-from reidlib.show.text import in_markdown, percent
+from reidlib.show.text import DASH, in_markdown, percent
 
 TALL = 128  # pixels of a thumbnail; its width follows, up to the same
-NAME = 13  # characters of a file's name below a thumbnail
+NAME = 15  # characters of a file's name below a thumbnail
 
 
 def image_table(own: OwnImages, part: str) -> pd.DataFrame:
@@ -89,13 +89,21 @@ def ranked_rows(frame: pd.DataFrame, own: OwnImages, most: int) -> str:
             caption = f"{mark}{_distance(row['distance'])}"
             image = own.dataset.gallery.paths[row["gallery"]]
             pictures.append(_picture(image, f"{about}: {row['file']}", kind, caption, row["file"]))
-        heading = html.escape(f"Query {number + 1}: {name}")
+        heading = html.escape(f"Query {number + 1}: {name}{f' ({label})' if label else ''}")
         parts.append(
-            f"<h3>{heading}</h3>{f'<p>{html.escape(label)}</p>' if label else ''}"
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{heading}">'
+            f'<h3>{heading}</h3><div class="scroll" tabindex="0" role="region" aria-label="{heading}">'
             f'<div class="ranks" style="display:flex;gap:8px">{"".join(pictures)}</div></div>'
         )
     return "\n".join(parts)
+
+
+def first_table(frame: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The first image of each of the first `most` queries of a `ranking_frame`, in words."""
+    first = frame[(frame["rank"] == 1) & (frame["query"] < most)]
+    marks = [{True: "✓", False: "✗"}.get(right, DASH) for right in first["right"]]
+    distances = map(_distance, first["distance"])
+    columns = {"query": first["query_file"], "first image": first["file"]}
+    return pd.DataFrame(columns).assign(**{"squared distance": list(distances), "right": marks})
 
 
 def scores(
@@ -144,8 +152,7 @@ def why_matched(
         match_rank: which gallery image of each, by rank; the last if there are fewer.
 
     Returns:
-        The figure, two rows for each pair: the query, and below it the gallery image. And the maps "query"
-        and "match", (pairs, H, W).
+        The figure, and the maps "query" and "match", (pairs, H, W).
     """
     chosen = frame[frame["rank"] <= match_rank].groupby("query").tail(1).head(pairs)
     size = (embedder.experiment.height, embedder.experiment.width)
@@ -158,13 +165,10 @@ def why_matched(
         "query": maps.ranking_activation(model, query, match),
         "match": maps.ranking_activation(model, match, query),
     }
-    images, others, both = (
-        np.stack([first, second], 1).reshape(-1, *first.shape[1:])
-        for first, second in ((query, match), (match, query), tuple(heats.values()))
-    )
-    figure = figures.heat_rows(
-        {"image": images, "beside": others}, {"why": both}, {"why": "alike"}, "What makes the two alike"
-    )
+    images, labels = {"query": query, "match": match}, {"query": "query", "match": "match"}
+    title = f"What makes a query and its image at rank {match_rank} alike"
+    figure = figures.heat_rows(images, heats, labels, title, over=images)
+    both = np.concatenate(list(heats.values()))
     upper = 100 * both[:, : size[0] // 2].sum() / max(both.sum(), 1e-12)
     text = (
         f"{len(chosen)} pairs of a query and its gallery image at rank {match_rank}, with maps of the places "
@@ -212,4 +216,4 @@ def _who(identity: str | None, camera: str | None) -> str:
 
 
 def _distance(value: float) -> str:
-    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return f"{value:#.3g}" if value < 100 else f"{value:.0f}"

@@ -872,7 +872,8 @@ def make_report(
     with contextlib.ExitStack() as own:
         (holding or own).enter_context(held(study))
         state.unlink(missing_ok=True)
-        index = build_report(study, title=front.title, facts=facts, steps=shown)
+        papers = not request.query_images
+        index = build_report(study, title=front.title, facts=facts, steps=shown, papers=papers)
         outside = outside_references(index.parent)
         if outside:  # a bug
             raise RuntimeError(f"The report refers to what lies outside it: {outside}")

@@ -115,7 +115,7 @@ def open_own_images(
     trained = f", trained on {DATASET_TITLES[experiment.dataset]}" if of_run else ""
     sentences = [
         f"{len(own.dataset.query):,} queries, {len(own.dataset.gallery):,} images that are searched.",
-        f"Weights: {in_markdown(embedder.name)} ({title_of(experiment.method)}{trained}); "
+        f"Weights: {in_markdown(embedder.name)} ({title_of(experiment.method)}){trained}; "
         f"{embeddings['gallery'].shape[1]:,} numbers for each image.",
         *map(in_markdown, own.notes),
         *(
