@@ -17,7 +17,8 @@ def embedder(run_or_checkpoint: Any, method: str = "", **settings: Any) -> Any:
     Args:
         run_or_checkpoint: the folder of a finished run, or a file of released weights (.pth.tar).
         method: of a file of weights, the row of `reidlib.config.METHODS` that they are of, such as "abdnet".
-        settings: of a file of weights, settings of `reidlib.experiment.Experiment`, such as height=256.
+        settings: of a file of weights, settings of `reidlib.experiment.Experiment`, such as height=256, and a
+            profile, such as profile="demo".
 
     Raises:
         ReidError: the run or the file cannot be used; the message says why, and what can.

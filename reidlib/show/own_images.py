@@ -25,6 +25,8 @@ from reidlib.show import figures, maps
 from reidlib.show.explorer import TOP, as_webp
 from reidlib.show.text import DASH, in_markdown, percent
 
+MOST_ROWS = 30  # queries whose rankings a page shows as pictures
+PAIRS = 3  # queries whose maps are drawn
 TALL = 128  # pixels of a thumbnail; its width follows, up to the same
 NAME = 15  # characters of a file's name below a thumbnail
 
@@ -70,7 +72,7 @@ def ranking_frame(own: OwnImages, embeddings: dict[str, np.ndarray], top: int = 
     return frame.assign(right=right.where(known & (query.ids[frame["query"]] > 0)))
 
 
-def ranked_rows(frame: pd.DataFrame, own: OwnImages, most: int) -> str:
+def ranked_rows(frame: pd.DataFrame, own: OwnImages, most: int = MOST_ROWS) -> str:
     """HTML: one row of pictures for each of the first `most` queries, as in the explorer.
 
     Args:
@@ -94,10 +96,13 @@ def ranked_rows(frame: pd.DataFrame, own: OwnImages, most: int) -> str:
             f'<h3>{heading}</h3><div class="scroll" tabindex="0" role="region" aria-label="{heading}">'
             f'<div class="ranks" style="display:flex;gap:8px">{"".join(pictures)}</div></div>'
         )
+    left = len(own.dataset.query) - most
+    if left > 0:
+        parts.append(f"<p>{left:,} more queries are in the table's files, without pictures.</p>")
     return "\n".join(parts)
 
 
-def first_table(frame: pd.DataFrame, most: int) -> pd.DataFrame:
+def first_table(frame: pd.DataFrame, most: int = MOST_ROWS) -> pd.DataFrame:
     """The first image of each of the first `most` queries of a `ranking_frame`, in words."""
     first = frame[(frame["rank"] == 1) & (frame["query"] < most)]
     marks = [{True: "✓", False: "✗"}.get(right, DASH) for right in first["right"]]
@@ -142,7 +147,7 @@ def scores(
 
 
 def why_matched(
-    embedder: Embedder, own: OwnImages, frame: pd.DataFrame, *, pairs: int, match_rank: int = 1
+    embedder: Embedder, own: OwnImages, frame: pd.DataFrame, *, pairs: int = PAIRS, match_rank: int = 1
 ) -> tuple[Figure, dict[str, np.ndarray]]:
     """Where queries and gallery images are alike, by ranking activation maps (`maps.ranking_activation`).
 

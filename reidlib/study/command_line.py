@@ -281,7 +281,7 @@ def own_images_request(options: argparse.Namespace) -> Request:
     Raises:
         ReidError: an option is missing, impossible or about something else, or images cannot be read.
     """
-    about_others = {"profile", "dataset", "data_root", "checkpoint", "seeds", "switches", "data", "reference"}
+    about_others = {"dataset", "data_root", "checkpoint", "seeds", "switches", "data", "reference"}
     for name in sorted(about_others & _given(options)):
         raise ConfigError(
             f"--{name.replace('_', '-')} does not go with --images, which searches one's own images: leave "
@@ -297,8 +297,10 @@ def own_images_request(options: argparse.Namespace) -> Request:
     named = options.labels in LABELS
     labels = options.labels if named else _absolute("--labels", options.labels)
     overrides = named_values("--set", options.set)
-    method = own_images.require_weights(run, options.methods or ())
-    experiment = own_images.weights_experiment(run, method, overrides)
+    choose("profile", options.profile, PROFILES)
+    own = [name for name in ("profile", "methods", "set") if name in _given(options)]
+    method = own_images.require_weights(run, options.methods or (), own)
+    experiment = own_images.weights_experiment(run, method, overrides, options.profile)
     if overrides:
         _check_settings_of_checkpoint(overrides, experiment.family)
     data_options = {"labels": labels, "skip_unreadable": options.skip_unreadable}
@@ -320,7 +322,8 @@ def own_images_request(options: argparse.Namespace) -> Request:
 
 def own_images_front(request: Request) -> Front:
     """What the report's first page says of a study of one's own images."""
-    experiment = own_images.weights_experiment(request.run, request.methods[0], request.overrides)
+    profile = request.study.profile
+    experiment = own_images.weights_experiment(request.run, request.methods[0], request.overrides, profile)
     return Front(
         title=f"Your images: {shown(Path(request.data_root).name)}",
         claim="A folder of images, searched for the people on other images.",
@@ -458,7 +461,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--profile",
         action=_Once,
-        help=f"size of the study: {sizes} (default: demo; with --checkpoint: paper)",
+        help=f"size of the study: {sizes} (default: demo; with --checkpoint, and --run with a file: paper)",
     )
     add(
         "--dataset",
@@ -637,7 +640,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} needs --images DIR, the folder that is searched.")
     if options.verify and (options.force or options.dry_run):
         parser.error("--verify only looks: leave out --force and --dry-run.")
-    options.profile = options.profile or ("paper" if options.checkpoint else "demo")
+    of_file = options.checkpoint or options.images
+    options.profile = options.profile or ("paper" if of_file else "demo")
     return options
 
 

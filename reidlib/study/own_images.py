@@ -60,12 +60,12 @@ def read_images(root: str, queries: Sequence[str], options: Mapping[str, Any]) -
     return own.without(unreadable(own.paths, decode=False), skip)
 
 
-def weights_experiment(run: str, method: str, overrides: Mapping[str, Any]) -> Experiment:
+def weights_experiment(run: str, method: str, overrides: Mapping[str, Any], profile: str) -> Experiment:
     """The settings of a run, or of a file of weights; files are not read.
 
     Args:
         run: the folder of a finished run, or a file.
-        method, overrides: of a file. A run has its own.
+        method, overrides, profile: of a file. A run has its own.
 
     Raises:
         ReidError: there is no such run, or method and settings are missing, unknown or too many.
@@ -73,7 +73,8 @@ def weights_experiment(run: str, method: str, overrides: Mapping[str, Any]) -> E
     if not run:
         raise ConfigError("run is empty: name the folder of a finished run, or a file of released weights.")
     if not absolute_path(run, "run").is_dir():
-        return experiment_for_file(choose("method", method, METHODS), dataset="folder", **overrides)
+        choose("method", method, METHODS)
+        return experiment_for_file(method, dataset="folder", profile=profile, **overrides)
     if overrides:
         raise ConfigError(f"The run {run} has its own settings: leave {', '.join(overrides)} out.")
     return read_run(Path(run)).experiment
@@ -106,10 +107,11 @@ def open_own_images(
     from reidlib.show.learning import learning_sentences
     from reidlib.show.text import in_markdown
 
-    experiment = weights_experiment(run, method, overrides)
+    experiment = weights_experiment(run, method, overrides, study.profile)
     own = read_images(root, queries, options)
     of_run = Path(run).is_dir()
-    embedder = load_embedder(run) if of_run else load_embedder(run, method, dataset="folder", **overrides)
+    of_file = {} if of_run else {"method": method, "profile": study.profile, "dataset": "folder", **overrides}
+    embedder = load_embedder(run, **of_file)
     skip = options.get(SKIP, False)
     own, embeddings = embed_own_images(embedder, own, cache=study.cache, skip_unreadable=skip)
     trained = f", trained on {DATASET_TITLES[experiment.dataset]}" if of_run else ""
@@ -127,16 +129,19 @@ def open_own_images(
     return Searched(own, embeddings, embedder, tuple(sentences))
 
 
-def require_weights(run: str, methods: Sequence[str]) -> str:
+def require_weights(run: str, methods: Sequence[str], given: Sequence[str]) -> str:
     """The method of `--run`: a run's own, or the one named for a file of weights.
 
+    Args:
+        given: options that were given and are about a file of weights only.
+
     Raises:
-        ReidError: there is no such run or file, or `methods` does not fit it.
+        ReidError: there is no such run or file, or the options do not fit it.
     """
     if Path(run).is_dir():
-        if methods:
+        for name in given:
             raise ConfigError(
-                "--methods is for a file of weights; the run of --run has its own: leave it out."
+                f"--{name} is for a file of weights; the run of --run has its own: leave it out."
             )
         return read_run(Path(run)).method
     from reidlib.checkpoints import state_dict_in  # imports torch

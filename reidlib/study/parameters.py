@@ -29,6 +29,7 @@ _SEEDS = Rule(
     lambda value: value and min(value) >= 0 and len(set(value)) == len(value),
     "one or more different whole numbers, 0 or more",
 )
+_PATHS = Rule(all, "a list of paths")  # none of them empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Parameters:
     seeds: Annotated[tuple[int, ...], _SEEDS, at_most(LARGEST_SEED)] = (0,)
     checkpoint: str = ""
     run: str = ""
-    query_images: tuple[str, ...] = ()
+    query_images: Annotated[tuple[str, ...], _PATHS] = ()
     reference: str = ""
     overrides: Annotated[dict, _NAMED, _NO_LABELS] = field(default_factory=dict)
     images: str = "digits"
@@ -62,7 +63,6 @@ class Parameters:
     mask_queries: Annotated[int, between(2, 2000)] = 60
     layers: bool = False
     most_queries: Annotated[int, between(1, 5000)] = 300
-    shown_queries: Annotated[int, between(1, 300)] = 30
     match_rank: Annotated[int, between(1, 10)] = 1
 
     def __post_init__(self) -> None:
