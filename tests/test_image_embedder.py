@@ -126,7 +126,7 @@ def test_a_file_of_weights_needs_its_method(run, files, embed, steady):
     network.load_state_dict(run.model().state_dict())
     np.testing.assert_array_equal(loaded(files), image_embedder.Embedder(network, own, "")(files))
     with pytest.raises(CheckpointError, match="does not fit"):
-        reidlib.embedder(run.files.model, "pfsa", **settings)
+        reidlib.embedder(run.files.model, "gap", **settings)
 
 
 def test_what_is_no_run_and_what_a_run_decides_itself(run, tmp_path):

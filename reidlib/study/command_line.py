@@ -298,8 +298,8 @@ def own_images_request(options: argparse.Namespace) -> Request:
     labels = options.labels if named else _absolute("--labels", options.labels)
     overrides = named_values("--set", options.set)
     choose("profile", options.profile, PROFILES)
-    own = [name for name in ("profile", "methods", "set") if name in _given(options)]
-    method = own_images.require_weights(run, options.methods or (), own)
+    of_file = [name for name in ("profile", "methods", "set") if name in _given(options)]
+    method = own_images.require_weights(run, options.methods or (), of_file)
     experiment = own_images.weights_experiment(run, method, overrides, options.profile)
     if overrides:
         _check_settings_of_checkpoint(overrides, experiment.family)
