@@ -11,8 +11,8 @@ and mirror image where the run does. The forms take turns; the fastest of all pa
 programs only add to a time. CPU seconds are those of all threads: on a busy machine they say more.
 
 The second query searches a gallery whose embeddings are kept on the disk: reading the folder, comparing each
-file's state with what is known, embedding the query, ranking. It is timed in one process, which has the network
-already; a new process adds the seconds that torch takes to import.
+file's state with what is known, embedding the query, ranking. It is timed in a process that has the network
+already. A new process adds the seconds that torch takes to import.
 """
 
 import argparse

@@ -32,9 +32,12 @@ NAME = 15  # characters of a file's name below a thumbnail
 
 
 def image_table(own: OwnImages, part: str) -> pd.DataFrame:
-    """The images of "query" or "gallery" in their order: file, identity, camera; None where not known."""
+    """The images of "query" or "gallery" in their order: file, identity, camera; None where not known.
+
+    Names and labels are as they can be printed (`errors.shown`): pandas and Parquet hold UTF-8 only.
+    """
     paths = own.dataset.splits[part].paths
-    labels = [[text or None for text in own.labels[path]] for path in paths]
+    labels = [[shown(text) or None for text in own.labels[path]] for path in paths]
     table = pd.DataFrame(labels, columns=["identity", "camera"], dtype=object)
     table.insert(0, "file", [shown(own.names[path]) for path in paths])
     return table

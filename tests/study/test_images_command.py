@@ -24,7 +24,7 @@ def place(tmp_path):
     gallery = tmp_path / "my <b>crops &amp;"
     for number, name in enumerate(("anna/cam1/1.png", "anna/cam2/1.png", "bob/cam1/1.png", "bob/cam2/1.png")):
         write_noise(gallery / name, number)
-    odd_names(gallery / "carl" / "cam1")
+    odd_names(gallery / os.fsdecode(b"carl\xff") / "cam1")
     write_noise(tmp_path / "queries" / "anna" / "cam3" / "new.png", 0)
     return tmp_path
 
@@ -117,7 +117,8 @@ def test_the_page_and_the_files(place, run, capsys, monkeypatch):
     table = pyarrow.parquet.read_table(study.embeddings / "gallery.parquet")
     assert table.column_names == ["file", "identity", "camera", "name", "embedding"]
     names = [bytes(name) for name in table["name"].to_pylist()]
-    assert {b"carl/cam1/" + name for name in NAMES} < set(names) and len(names) == 8
+    assert {b"carl\xff/cam1/" + name for name in NAMES} < set(names) and len(names) == 8
+    assert table["identity"].to_pylist().count("carl\\xff") == 4
     vectors = np.array(table["embedding"].to_pylist(), np.float32)
     np.testing.assert_array_equal(vectors, np.load(study.embeddings / "gallery.npy"))
     paths = [gallery / os.fsdecode(name) for name in names]
