@@ -49,6 +49,8 @@ def steps(request: Request) -> list[Step]:
     """Every notebook of the study with its parameters. Each step comes after those it needs."""
     if request.reference:
         return reference_steps(request)
+    if request.query_images:
+        return [own_images_step(request)]
     if request.checkpoint:
         return [checkpoint_step(request), *transfer_steps(request, (checkpoint_step(request).name,))]
     study, methods, seeds, overrides = request.study, request.methods, list(request.seeds), request.overrides
@@ -281,6 +283,35 @@ def transfer_steps(request: Request, needs: tuple[str, ...]) -> list[Step]:
             images=request.target_images,
         )
     ]
+
+
+def own_images_step(request: Request) -> Step:
+    """The one step that searches one's own images."""
+    run = Path(request.run)
+    weights = [run / name for name in ("weights.json", "scores.json", "model.pt")] if run.is_dir() else [run]
+    labels = request.data_options["labels"]
+    return Step(
+        "40_your_images",
+        "40_your_images",
+        {
+            **parameters_of(request),
+            "run": request.run,
+            "query_images": list(request.query_images),
+            "method": request.methods[0],
+            "overrides": request.overrides,
+        },
+        produces=(
+            *(
+                f"embeddings/{part}.{kind}"
+                for part in ("gallery", "queries")
+                for kind in ("parquet", "npy", "csv")
+            ),
+            "tables/ranking.csv",
+            "figures/why_matched.png",
+        ),
+        reads=(*map(str, weights), *([labels] if Path(labels).is_absolute() else [])),
+        images=request.images,
+    )
 
 
 # Notebook → the rows that it cannot do without, and what it writes, for the pages of reference runs.

@@ -116,6 +116,17 @@ def silence() -> None:
     _silent = True
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Shows nothing while the context is open, because the caller shows the work as a whole."""
+    global _silent
+    before, _silent = _silent, True
+    try:
+        yield
+    finally:
+        _silent = before
+
+
 def situation() -> str:
     """Where this process shows progress: "pipeline", "widget", "terminal", "log" or, silenced, "nowhere"."""
     if _silent:

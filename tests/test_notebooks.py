@@ -41,9 +41,16 @@ def parameters(name):
     return {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
 
 
+def own_images_steps(study):
+    options = {"labels": "auto", "skip_unreadable": False}
+    asked = {"data_root": "images", "data_options": options, "run": "run", "query_images": ("a.jpg",)}
+    return run_all.steps(Request(study, ("gap",), **asked))
+
+
 def test_there_are_notebooks_and_every_step_has_its_own():
     study = Study("full", "synthetic", Path("nowhere/full-synthetic"))
     steps = run_all.steps(Request(study, tuple(METHODS), (0, 1), targets={"other": ""}))
+    steps += own_images_steps(study)
     assert {step.notebook for step in steps} == set(NOTEBOOKS)
     for step in steps:
         check_parameters(FOLDER / f"{step.notebook}.ipynb", step.parameters)
@@ -152,7 +159,13 @@ WRONG = {  # by type of the default
     list: (None, "0", "[0]", 5, [], [-1], [0, 0], [1, 0, 1], ["x"], [1.5], {}),
     dict: (None, "{'epochs': 3}", "x", 5, ["x"], {1: 2}),
 }
-SUFFIXES = {"figures": (".png",), "tables": (".csv", ".json"), "explorer": (".json",)}
+NO_PATHS = (None, "a.jpg", 5, [5], [1.5], [True], [["a.jpg"]], ["~nobody-of-that-name/x"], {})
+SUFFIXES = {
+    "figures": (".png",),
+    "tables": (".csv", ".json"),
+    "explorer": (".json",),
+    "embeddings": (".parquet", ".npy", ".csv"),
+}
 PATHS_OF_NOBODY = ("~nobody-of-that-name/x", "x" * 5000, "a/" * 4000)
 
 
@@ -161,10 +174,10 @@ def test_every_wrong_parameter_ends_in_one_sentence_before_anything_else(name):
     """Also what papermill's command line makes of a dictionary, a list or a number in text."""
     check(name)
     for parameter, default in parameters(name).items():
-        wrong = list(WRONG[type(default)])
+        wrong = list(NO_PATHS if parameter == "query_images" else WRONG[type(default)])
         if parameter in ("profile", "dataset", "method", "chosen"):
             wrong.append("x")
-        if parameter in ("results", "data_root", "checkpoint", "images_root"):
+        if parameter in ("results", "data_root", "checkpoint", "run", "images_root"):
             wrong += PATHS_OF_NOBODY
         if parameter == "overrides":
             wrong += [{label: "x"} for label in ("method", "dataset", "profile", "seed")]
@@ -287,7 +300,8 @@ def test_figures_and_tables_are_announced_exactly_as_they_are_saved(name):
             folder = "figures" if node.func.attr == "save_figure" else "tables"
             target = ast.unparse(node.args[1]).replace("f'curves_{run.name}'", "'curves_<method>-seed<seed>'")
             written.add(f"{folder}/{ast.literal_eval(target)}")
-    assert written == {entry for entry in announced(name) if not entry.startswith(("runs/", "explorer/"))}
+    elsewhere = ("runs/", "explorer/", "embeddings/")
+    assert written == {entry for entry in announced(name) if not entry.startswith(elsewhere)}
 
 
 def test_what_a_step_produces_is_announced_in_its_notebook(tmp_path):
@@ -295,6 +309,7 @@ def test_what_a_step_produces_is_announced_in_its_notebook(tmp_path):
     study = Study("demo", "synthetic", Path("nowhere/demo-synthetic"))
     asked = {"switches": ("cam-sign",), "targets": {"other": ""}}
     steps = run_all.steps(Request(study, ("gap", "abdnet"), (0, 3), **asked))
+    steps += own_images_steps(study)
     assert {step.notebook for step in steps} == set(NOTEBOOKS)
     weights = tmp_path / "market.pth.tar"
     weights.write_bytes(b"")

@@ -73,7 +73,7 @@ class _Page:
 
 
 def build_report(
-    study: Study, *, title: str, facts: Mapping[str, object], steps: Iterable[Step] = ()
+    study: Study, *, title: str, facts: Mapping[str, object], steps: Iterable[Step] = (), papers: bool = True
 ) -> Path:
     """Writes the site to study.report and returns its index.html.
 
@@ -86,6 +86,7 @@ def build_report(
         steps: in the order of the report; the one with `front` comes first. Those without an executed
             notebook are shown as "not run". Without steps, the report has the executed notebooks that exist,
             by name.
+        papers: list the papers' figures and tables on the index.
     """
     facts = dict(facts)
     claim = facts.pop("claim", "")
@@ -144,7 +145,7 @@ def build_report(
             cards=[page for page in pages if not _is_run(page)],
             runs=_runs(study, pages),
             facts=list(facts.items()),
-            map=map_rows(study, places),
+            map=map_rows(study, places) if papers else [],
             **common,
         )
         write_atomically(temporary / "index.html", as_utf8(index))

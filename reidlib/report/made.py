@@ -6,9 +6,10 @@ from typing import Any
 
 from reidlib.datasets import PLACES
 from reidlib.files import FileError, read_json
-from reidlib.report.notebook_html import without_paths
+from reidlib.report.notebook_html import ABSOLUTE, without_paths
 from reidlib.study.results import Study
 
+OWN_IMAGES = "40_your_images"  # its step searches images that no study is of
 # Parameters that name places, or are said elsewhere on the page.
 _PLACES = ("results", "data_root", "reference")
 
@@ -40,7 +41,11 @@ def made_from(notebook, study: Study, step: str) -> list[tuple[str, str]]:
         "Images": _fingerprint(study, step),
         "Again": own.get("command") or _command(study, step),
     }
-    return [(name, without_paths(str(value), study)) for name, value in facts.items() if value]
+    # Of other paths, as of a file of weights, the last name stays.
+    shortened = {
+        name: ABSOLUTE.sub(r"\1…/\2\1", without_paths(str(value), study)) for name, value in facts.items()
+    }
+    return [(name, value) for name, value in shortened.items() if value]
 
 
 def _without_folders(name: str, value: Any) -> Any:
@@ -64,6 +69,8 @@ def _fingerprint(study: Study, step: str) -> str:
 
 
 def _command(study: Study, step: str) -> str:
+    if step == OWN_IMAGES:
+        return "python run_all.py --images DIR --queries PATH --run PATH --force"
     place = PLACES.get(study.dataset, "")
     return (
         f"python run_all.py --profile {study.profile} --dataset {study.dataset}{place} "

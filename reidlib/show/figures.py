@@ -228,6 +228,7 @@ def heat_rows(
     heats: Mapping[str, np.ndarray],
     labels: Mapping[str, str],
     title: str,
+    over: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
     """One row per person: images, then each heat map over the first of them, in jet and again in viridis.
 
@@ -235,12 +236,16 @@ def heat_rows(
         images: label → (N, H, W, 3) bytes.
         heats: name → (N, H, W), values 0 to 1, as shares of the strongest place of the same map.
         labels: name → title of its columns, of one or more short lines.
+        over: name → (N, H, W, 3) bytes, for maps that lie over other images than the first.
     """
-    shown = next(iter(images.values()))
+    shown, over = next(iter(images.values())), over or {}
     people, height, width = shown.shape[:3]
     blocks = [
         list(images.values()),
-        *([_overlays(shown, heat, colours) for heat in heats.values()] for colours in HEAT_COLOURS),
+        *(
+            [_overlays(over.get(name, shown), heat, colours) for name, heat in heats.items()]
+            for colours in HEAT_COLOURS
+        ),
     ]
     # All pictures are one canvas: a hundred axes would take seconds.
     line, gap = max(width // 24, 1), max(width // 5, 1)  # white pixels between pictures and between blocks

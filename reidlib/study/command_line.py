@@ -32,7 +32,8 @@ from reidlib.config import (
     switches_to_ask_for,
 )
 from reidlib.datasets import DATASET_TITLES, DATASETS
-from reidlib.errors import ReidError
+from reidlib.datasets.own_images import LABELS
+from reidlib.errors import ReidError, shown
 from reidlib.experiment import Experiment, Housekeeping, ScoringSettings
 from reidlib.files import (
     REPOSITORY,
@@ -45,6 +46,7 @@ from reidlib.files import (
     write_json,
 )
 from reidlib.settings import ConfigError, choose, in_short
+from reidlib.study import own_images
 from reidlib.study.holding import held
 from reidlib.study.interrupts import interrupts
 from reidlib.study.pipeline import execute, require_places
@@ -61,7 +63,8 @@ class Request:
 
     `data_root`, `checkpoint` and `reference` are absolute paths or "". `checkpoint` is a file of released
     weights: they are scored, and nothing is trained. `reference` is the folder of a reference study, whose
-    runs are shown. `images` are the fingerprints of real images; synthetic ones follow
+    runs are shown. With `query_images`, one's own images in `data_root` are searched for them, by the network
+    `run` (all absolute paths). `images` are the fingerprints of real images; synthetic ones follow
     from the parameters. `targets` are data sets to be scored on, too: name → absolute path, or "" for its
     usual place. `target_images` are the fingerprints of their test images.
     """
@@ -75,6 +78,8 @@ class Request:
     switches: tuple[str, ...] = ()
     checkpoint: str = ""
     reference: str = ""
+    run: str = ""
+    query_images: tuple[str, ...] = ()
     images: dict[str, str] = field(default_factory=dict)
     targets: dict[str, str] = field(default_factory=dict)
     target_images: dict[str, str] = field(default_factory=dict)
@@ -137,7 +142,8 @@ def _main(arguments: list[str] | None, steps_of: StepsOf, front: Front) -> int:
     if options.reference:
         return _show_references(options, steps_of, front)
     try:
-        request = checked_request(options)
+        request = own_images_request(options) if options.images else checked_request(options)
+        front = own_images_front(request) if options.images else front
         every = steps_of(request)
         chosen = select(every, options.only, options.start)
         with contextlib.ExitStack() as holding:
@@ -239,8 +245,8 @@ def checked_references(options: argparse.Namespace) -> list[ReferenceStudy]:
     Raises:
         ReidError: another option does not go with --reference, or there are no reference runs.
     """
-    about_runs = {"profile", "dataset", "data_root", "checkpoint", *_LISTS}
-    given = {name for name in _LISTS if getattr(options, name)} | options.__dict__.get("_given", set())
+    about_runs = {"profile", "dataset", "data_root", "checkpoint", *_LISTS, *_OWN_IMAGES}
+    given = _given(options)
     for name in sorted(about_runs & given):
         raise ConfigError(
             f"--reference shows runs as they were made, and --{name.replace('_', '-')} cannot change them: "
@@ -262,15 +268,73 @@ def checked_references(options: argparse.Namespace) -> list[ReferenceStudy]:
     return shown
 
 
-_LISTS = (
-    "methods",
-    "seeds",
-    "switches",
-    "set",
-    "data",
-    "sources",
-    "targets",
-)  # options that take several values
+# Options that take several values.
+_LISTS = ("methods", "seeds", "switches", "set", "data", "sources", "targets")
+_OWN_IMAGES = ("images", "queries", "run", "labels", "skip_unreadable")
+
+
+def _given(options: argparse.Namespace) -> set[str]:
+    """Names of the options that were given, among those that take a value, and --skip-unreadable."""
+    lists = {name for name in (*_LISTS, "queries", "skip_unreadable") if getattr(options, name)}
+    return lists | options.__dict__.get("_given", set())
+
+
+def own_images_request(options: argparse.Namespace) -> Request:
+    """The request of --images. All options are checked.
+
+    Raises:
+        ReidError: an option is missing, impossible or about something else, or images cannot be read.
+    """
+    about_others = {"dataset", "data_root", "checkpoint", "seeds", "switches", "data", "reference"}
+    about_others |= {"sources", "targets"}
+    for name in sorted(about_others & _given(options)):
+        raise ConfigError(
+            f"--{name.replace('_', '-')} does not go with --images, which searches one's own images: leave "
+            "it out."
+        )
+    for name, value in (("--queries", options.queries), ("--run", options.run)):
+        if not value:
+            wanted = "images to search for" if name == "--queries" else "a run's folder or a file of weights"
+            raise ConfigError(f"--images needs {name}: {wanted}.")
+    _check_workers(options)
+    run, root = _absolute("--run", options.run), _absolute("--images", options.images)
+    queries = tuple(_absolute("--queries", path) for path in options.queries)
+    named = options.labels in LABELS
+    labels = options.labels if named else _absolute("--labels", options.labels)
+    overrides = named_values("--set", options.set)
+    choose("profile", options.profile, PROFILES)
+    of_file = [name for name in ("profile", "methods", "set") if name in _given(options)]
+    method = own_images.require_weights(run, options.methods or (), of_file)
+    experiment = own_images.weights_experiment(run, method, overrides, options.profile)
+    if overrides:
+        _check_settings_of_checkpoint(overrides, experiment.family)
+    data_options = {"labels": labels, "skip_unreadable": options.skip_unreadable}
+    study = open_study(experiment.profile, "folder", options.results, own_images=True, data_root=root)
+    own = own_images.read_images(root, queries, data_options)
+    print("\n".join(own.notes), file=sys.stderr)
+    dataset = replace(own.dataset, cache=study.cache, keep_digests=False)
+    return Request(
+        study=study,
+        methods=(method,),
+        data_root=root,
+        data_options=data_options,
+        overrides=overrides,
+        run=run,
+        query_images=queries,
+        images={"your": dataset.fingerprints["test"]},
+    )
+
+
+def own_images_front(request: Request) -> Front:
+    """What the report's first page says of a study of one's own images."""
+    profile = request.study.profile
+    experiment = own_images.weights_experiment(request.run, request.methods[0], request.overrides, profile)
+    return Front(
+        title=f"Your images: {shown(Path(request.data_root).name)}",
+        claim="A folder of images, searched for the people on other images.",
+        caveats=tuple(own_images.own_caveats(experiment)),
+        facts={"Weights": shown(Path(request.run).name), **_facts_of_this_call()},
+    )
 
 
 def reference_request(study: ReferenceStudy, results: str) -> Request:
@@ -402,7 +466,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--profile",
         action=_Once,
-        help=f"size of the study: {sizes} (default: demo; with --checkpoint: paper)",
+        help=f"size of the study: {sizes} (default: demo; with --checkpoint, and --run with a file: paper)",
     )
     add(
         "--dataset",
@@ -506,6 +570,44 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="show the reference runs, which were made once, without training and without any data set "
         "(default: those in results/reference/)",
     )
+    add(
+        "--images",
+        action=_Once,
+        default="",
+        metavar="DIR",
+        help="search your own images: a folder of person crops, sub-folders included. It needs --queries and "
+        "--run, and nothing is trained",
+    )
+    add(
+        "--queries",
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        default=[],
+        help="with --images: the images to search for, or folders of them",
+    )
+    add(
+        "--run",
+        action=_Once,
+        default="",
+        metavar="PATH",
+        help="with --images: the folder of a finished run, or a file of released weights of the one method "
+        "named by --methods",
+    )
+    add(
+        "--labels",
+        action=_Once,
+        default="auto",
+        metavar="FROM",
+        help="with --images: where identity and camera come from. "
+        + "; ".join(f"{name}: {what}" for name, what in LABELS.items())
+        + "; or a CSV file with the columns file, identity and, if known, camera (default: auto)",
+    )
+    add(
+        "--skip-unreadable",
+        action="store_true",
+        help="with --images: leave out images that cannot be read, and list them (default: an error)",
+    )
     add("--force", action="store_true", help="run steps that are up to date, too")
     add("--dry-run", action="store_true", help="print what would run and why; write nothing")
     add(
@@ -558,9 +660,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="folder of the studies (default: results/ of this checkout)",
     )
     options = parser.parse_args(arguments)
+    if not options.images:
+        for name in sorted({"queries", "run", "labels", "skip_unreadable"} & _given(options)):
+            parser.error(f"--{name.replace('_', '-')} needs --images DIR, the folder that is searched.")
     if options.verify and (options.force or options.dry_run):
         parser.error("--verify only looks: leave out --force and --dry-run.")
-    options.profile = options.profile or ("paper" if options.checkpoint else "demo")
+    of_file = options.checkpoint or options.images
+    options.profile = options.profile or ("paper" if of_file else "demo")
     return options
 
 
@@ -844,7 +950,8 @@ def make_report(
     with contextlib.ExitStack() as own:
         (holding or own).enter_context(held(study))
         state.unlink(missing_ok=True)
-        index = build_report(study, title=front.title, facts=facts, steps=shown)
+        papers = not request.query_images
+        index = build_report(study, title=front.title, facts=facts, steps=shown, papers=papers)
         outside = outside_references(index.parent)
         if outside:  # a bug
             raise RuntimeError(f"The report refers to what lies outside it: {outside}")

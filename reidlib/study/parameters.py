@@ -37,6 +37,7 @@ _SEEDS = Rule(
     lambda value: value and min(value) >= 0 and len(set(value)) == len(value),
     "one or more different whole numbers, 0 or more",
 )
+_PATHS = Rule(all, "a list of paths")  # none of them empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,8 @@ class Parameters:
     seed: Seed = 0
     seeds: Annotated[tuple[int, ...], _SEEDS, at_most(LARGEST_SEED)] = (0,)
     checkpoint: str = ""
+    run: str = ""
+    query_images: Annotated[tuple[str, ...], _PATHS] = ()
     reference: str = ""
     overrides: Annotated[dict, _NAMED, _NO_LABELS] = field(default_factory=dict)
     images: str = "digits"
@@ -70,6 +73,7 @@ class Parameters:
     mask_queries: Annotated[int, between(2, 2000)] = 60
     layers: bool = False
     most_queries: Annotated[int, between(1, 5000)] = 300
+    match_rank: Annotated[int, between(1, 10)] = 1
 
     def __post_init__(self) -> None:
         try:
@@ -83,9 +87,11 @@ class Parameters:
             choose("value of chosen", self.chosen, CHOSEN)
         except ConfigError as error:
             raise ParameterError(f"{error}{self._how_to_pass(str(error))}") from None
-        for name in ("results", "data_root", "checkpoint", "reference", "images_root"):
+        for name in ("results", "data_root", "checkpoint", "run", "reference", "images_root"):
             if getattr(self, name):
                 absolute_path(getattr(self, name), name)
+        for path in self.query_images:
+            absolute_path(path, "query_images")
 
     def _how_to_pass(self, message: str) -> str:
         """How papermill's command line passes what it cannot pass by -p; "" for another mistake."""
@@ -96,6 +102,8 @@ class Parameters:
             return f" With papermill, write -r {name} VALUE, which passes text as it is."
         if name in ("data_options", "overrides") and not isinstance(value, dict):
             return f" With papermill, write -y '{{{name}: {{NAME: VALUE}}}}', or leave it out."
+        if name == "query_images" and not isinstance(value, list | tuple):
+            return " With papermill, write -y '{query_images: [PATH]}'."
         if name == "seeds" and not isinstance(value, list | tuple):
             return " With papermill, write -y '{seeds: [0, 1]}'."
         return ""

@@ -6,6 +6,7 @@ results/<profile>-<dataset>/runs/<method>-seed<k>/   one training run (its files
                             notebooks/<step>.ipynb   executed notebooks
                             figures/  tables/        what the notebooks save
                             explorer/                what the report's explorer shows
+                            embeddings/              of one's own images (images-<folder>-<digest>/ only)
                             steps/<step>.json        what a finished step depended on
                             report/index.html        the executed notebooks as one offline site
         reference-<study>/                           the same for a reference study; its runs are committed in
@@ -13,6 +14,7 @@ results/<profile>-<dataset>/runs/<method>-seed<k>/   one training run (its files
 """
 
 import io
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -24,7 +26,15 @@ import numpy as np
 
 from reidlib.datasets import PLACES
 from reidlib.errors import ReidError
-from reidlib.files import REPOSITORY, absolute_path, file_digest, write_atomically, write_json
+from reidlib.files import (
+    REPOSITORY,
+    absolute_path,
+    digest,
+    file_digest,
+    replacing,
+    write_atomically,
+    write_json,
+)
 from reidlib.run import RunFiles
 from reidlib.show.markdown import table_as_markdown
 from reidlib.study.latex import table_as_latex
@@ -73,6 +83,10 @@ class Study:
     @property
     def explorer(self) -> Path:
         return self.root / "explorer"
+
+    @property
+    def embeddings(self) -> Path:
+        return self.root / "embeddings"
 
     @property
     def report(self) -> Path:
@@ -159,6 +173,34 @@ class Study:
             write_atomically(self.tables / f"{name}.{suffix}", write(_with_index(frame)))
         return self.tables / f"{name}.csv"
 
+    def save_embeddings(self, table, names, embeddings: np.ndarray, name: str) -> Path:
+        """Writes embeddings/<name>.parquet, and the same as <name>.npy with <name>.csv beside it.
+
+        Row i of each file is the same image. The Parquet file has the table's columns, `name` (the file's
+        name as bytes, which text cannot always hold) and `embedding` (a list of float32).
+
+        Args:
+            table: a pandas DataFrame of N rows, such as file, identity, camera.
+            names: N names of files, as they are on the disk.
+            embeddings: (N, D) float32.
+
+        Returns:
+            The Parquet file's path.
+        """
+        import polars as pl  # slow to import
+
+        path = self.embeddings / f"{checked_name(name, 'embeddings')}.parquet"
+        columns = {column: _without_gaps(table[column]) for column in table}
+        columns["name"] = pl.Series([os.fsencode(one) for one in names], dtype=pl.Binary)
+        values = np.ascontiguousarray(embeddings, np.float32)
+        columns["embedding"] = pl.Series(values, dtype=pl.Array(pl.Float32, values.shape[1]))
+        with replacing(path) as temporary:
+            pl.DataFrame(columns).write_parquet(temporary)
+        with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
+            np.save(file, embeddings)
+        write_atomically(path.with_suffix(".csv"), _csv(table))
+        return path
+
     def has_table(self, frame, name: str) -> bool:
         """Whether tables/<name>.csv holds just this frame."""
         path = self.tables / f"{checked_name(name, 'table')}.csv"
@@ -171,6 +213,7 @@ def open_study(
     results: str | Path = "",
     *,
     checkpoints: bool = False,
+    own_images: bool = False,
     reference: str = "",
     **parameters: Any,
 ) -> Study:
@@ -181,6 +224,8 @@ def open_study(
             working folder.
         checkpoints: the study that scores released weights on the data set. It has its own folder, apart
             from what was trained here.
+        own_images: the study that searches one's own images, those in the folder `data_root`. It has a folder
+            named after that one.
         reference: folder of the reference study whose runs are shown; empty: none.
         parameters: other parameters of the notebook, to be checked (see `reidlib.study.parameters`).
 
@@ -200,6 +245,10 @@ def open_study(
     if reference:
         folder = absolute_path(reference, "The reference study")
         return Study(profile, dataset, base / f"reference-{folder.name}", folder)
+    if own_images:
+        folder = absolute_path(parameters.get("data_root", ""), "The folder of images")
+        name = re.sub(r"[^A-Za-z0-9_.+-]", "_", folder.name)[:64]
+        return Study(profile, "folder", base / f"images-{name}-{digest(str(folder))[:8]}")
     return Study(profile, dataset, base / f"{'checkpoints' if checkpoints else profile}-{dataset}")
 
 
@@ -243,6 +292,11 @@ def _with_index(frame):
     """The frame with its index as first columns, unless the index only counts the rows."""
     counts_rows = frame.index.name is None and list(frame.index) == list(range(len(frame)))
     return frame if counts_rows else frame.reset_index()
+
+
+def _without_gaps(column) -> list:
+    """A column of a pandas frame as a list, with None where it has no value."""
+    return [None if missing else value for value, missing in zip(column.tolist(), column.isna(), strict=True)]
 
 
 def _csv(frame) -> bytes:
