@@ -1,0 +1,143 @@
+"""Nearest gallery embeddings of queries, for galleries of up to millions of images (faiss).
+
+    indices, distances = nearest(query, gallery, 10)                  # exact: every distance is computed
+    index = ApproximateIndex(gallery)                                 # looks at a few of the gallery's lists
+    indices, distances = index.nearest(query, 10)
+    index.recall(query, 10)                                           # measured, for these queries
+
+Distances are the study's: squared Euclidean between the rows as given. These searches know no identities or
+cameras; for the ranking that the scores rest on, with the query's own camera left out, see
+`reidlib.evaluation.rank_gallery`, and for scores `retrieval_metrics`: both need little memory, too.
+
+Everything is computed in float32. Equal distances are put in the gallery's order, as in the study's ranking.
+Distances that differ by their rounding only may swap places.
+"""
+
+import faiss
+import numpy as np
+
+from reidlib.evaluation.distance_blocks import Array, EvaluationError, to_numpy
+
+CHUNK = 1 << 16  # rows that are checked at a time
+
+
+def nearest(query: Array, gallery: Array, top: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """The exact nearest gallery embeddings of each query. Nothing is built, and float32 rows are not copied.
+
+    Args:
+        query: (Q, D) array, memory map or tensor.
+        gallery: (G, D), likewise.
+
+    Returns:
+        indices (Q, top) int64 into the gallery, nearest first; and their squared distances (Q, top) float32.
+        Where the gallery is smaller, -1 and infinity.
+
+    Raises:
+        EvaluationError: the shapes do not fit, a side is empty or not finite (squared), or `top` is below 1.
+    """
+    query, gallery = _rows("query", query), _rows("gallery", gallery)
+    _check(query, gallery.shape[1], top)
+    asked = min(top + 1, len(gallery))  # one more shows whether the last place is shared
+    distances, indices = faiss.knn(query, gallery, asked)
+    if asked > top:
+        for row in np.flatnonzero(distances[:, top - 1] == distances[:, top]):
+            # faiss keeps any of those at the same distance: look at all of them.
+            every = faiss.pairwise_distances(query[row : row + 1], gallery)[0]
+            indices[row] = np.argsort(every, kind="stable")[:asked]
+            distances[row] = every[indices[row]]
+    return _in_order(indices, distances, top)
+
+
+class ApproximateIndex:
+    """A gallery in lists of similar embeddings (inverted file, k-means); a query looks into a few of them.
+
+    Distances to what it finds are exact, but it misses some neighbours: measure how many with `recall`.
+
+    Args:
+        gallery: (G, D) array, memory map or tensor. The index copies it; `recall` needs the original, too.
+        lists: how many; 0: about the square root of the gallery's size.
+        probes: lists that each query looks into; 0: a sixteenth of them. May be changed at any time.
+        seed: of k-means.
+
+    Raises:
+        EvaluationError: the gallery is no matrix, is empty or not finite, or a number is out of range.
+    """
+
+    def __init__(self, gallery: Array, *, lists: int = 0, probes: int = 0, seed: int = 0):
+        self.gallery = _rows("gallery", gallery)
+        images, dim = self.gallery.shape
+        lists = lists or max(1, round(images**0.5))
+        self.probes = probes or -(-lists // 16)
+        if not (1 <= self.probes <= lists <= images):
+            raise EvaluationError(
+                f"{lists} lists and {self.probes} probes do not fit {images} gallery images: give at most as "
+                "many lists as images, and from 1 probe to the number of lists."
+            )
+        self._index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dim), dim, lists)
+        self._index.cp.seed = seed
+        self._index.cp.min_points_per_centroid = 1  # no warning of small galleries
+        self._index.cp.max_points_per_centroid = 64  # k-means takes a sample of this many a list
+        self._index.train(self.gallery)
+        self._index.add(self.gallery)
+
+    def nearest(self, query: Array, top: int = 10) -> tuple[np.ndarray, np.ndarray]:
+        """As `nearest`, but some neighbours may be missing, and -1 stands where too few were found."""
+        query = _rows("query", query)
+        _check(query, self.gallery.shape[1], top)
+        self._index.nprobe = self.probes
+        distances, indices = self._index.search(query, top)
+        return _in_order(indices, distances, top)
+
+    def recall(self, query: Array, top: int = 10, *, sample: int = 100, seed: int = 0) -> float:
+        """The share of the exact `top` neighbours that it finds, measured on a random sample of queries."""
+        query = _rows("query", query)
+        if len(query) > sample:
+            query = query[np.sort(np.random.default_rng(seed).choice(len(query), sample, replace=False))]
+        exact, _ = nearest(query, self.gallery, top)
+        found, _ = self.nearest(query, top)
+        there = exact >= 0
+        hits = (exact[:, :, None] == found[:, None, :]).any(2) & there
+        return float(hits.sum() / there.sum())
+
+
+def _rows(side: str, embeddings: Array) -> np.ndarray:
+    """(N, D) float32, contiguous; no copy if it is so already."""
+    embeddings = to_numpy(embeddings)
+    if embeddings.ndim != 2 or 0 in embeddings.shape or embeddings.dtype.kind not in "fiu":
+        raise EvaluationError(
+            f"The {side} has shape {embeddings.shape} and type {embeddings.dtype}: real numbers of shape "
+            "(N, D), one row per image, were expected."
+        )
+    rows = np.ascontiguousarray(embeddings, dtype=np.float32)
+    for start in range(0, len(rows), CHUNK):
+        part = rows[start : start + CHUNK]
+        bad = np.flatnonzero(~np.isfinite(np.einsum("ij,ij->i", part, part)))
+        if len(bad):
+            raise EvaluationError(
+                f"Row {start + bad[0]} of the {side} holds NaN, infinity or numbers too large to be squared: "
+                "check whether the network's training diverged."
+            )
+    return rows
+
+
+def _check(query: np.ndarray, dim: int, top: int) -> None:
+    if query.shape[1] != dim:
+        raise EvaluationError(
+            f"The query has {query.shape[1]} dimensions and the gallery {dim}: both must come from the same "
+            "network."
+        )
+    if top < 1:
+        raise EvaluationError(f"top={top} images cannot be found: give at least 1.")
+
+
+def _in_order(indices: np.ndarray, distances: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorts each row by distance, then by place in the gallery. (Q, k) each → (Q, top), missing ones last."""
+    missing = indices < 0
+    distances = np.where(missing, np.float32(np.inf), distances)
+    order = np.lexsort((indices, distances), axis=1)[:, :top]
+    indices, distances = (np.take_along_axis(values, order, 1) for values in (indices, distances))
+    lacking = ((0, 0), (0, top - indices.shape[1]))
+    return (
+        np.pad(indices, lacking, constant_values=-1),
+        np.pad(distances, lacking, constant_values=np.inf),
+    )
