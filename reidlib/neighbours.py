@@ -1,9 +1,9 @@
 """Nearest gallery embeddings of queries, for galleries of up to millions of images (faiss).
 
-    indices, distances = nearest(query, gallery, 10)                  # exact: every distance is computed
-    index = ApproximateIndex(gallery)                                 # looks at a few of the gallery's lists
+    indices, distances = nearest(query, gallery, 10)    # exact: every distance is computed
+    index = ApproximateIndex(gallery)                   # looks into a few lists of the gallery
     indices, distances = index.nearest(query, 10)
-    index.recall(query, 10)                                           # measured, for these queries
+    index.recall(query, 10)                             # measured against the exact answer
 
 Distances are the study's: squared Euclidean between the rows as given. These searches know no identities or
 cameras; for the ranking that the scores rest on, with the query's own camera left out, see
@@ -22,49 +22,76 @@ CHUNK = 1 << 16  # rows that are checked at a time
 
 
 def nearest(query: Array, gallery: Array, top: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """The exact nearest gallery embeddings of each query. Nothing is built, and float32 rows are not copied.
+    """One exact search: `ExactIndex(gallery).nearest(query, top)`."""
+    return ExactIndex(gallery).nearest(query, top)
+
+
+class ExactIndex:
+    """A gallery of which every distance is computed. Nothing is built, and float32 rows are not copied.
 
     Args:
-        query: (Q, D) array, memory map or tensor.
-        gallery: (G, D), likewise.
-
-    Returns:
-        indices (Q, top) int64 into the gallery, nearest first; and their squared distances (Q, top) float32.
-        Where the gallery is smaller, -1 and infinity.
+        gallery: (G, D) array, memory map or tensor.
 
     Raises:
-        EvaluationError: the shapes do not fit, a side is empty or not finite (squared), or `top` is below 1.
+        EvaluationError: it is no matrix, is empty, or holds a row whose squared length is not finite.
     """
-    query, gallery = _rows("query", query), _rows("gallery", gallery)
-    _check(query, gallery.shape[1], top)
-    asked = min(top + 1, len(gallery))  # one more shows whether the last place is shared
-    distances, indices = faiss.knn(query, gallery, asked)
-    if asked > top:
-        for row in np.flatnonzero(distances[:, top - 1] == distances[:, top]):
-            # faiss keeps any of those at the same distance: look at all of them.
-            every = faiss.pairwise_distances(query[row : row + 1], gallery)[0]
-            indices[row] = np.argsort(every, kind="stable")[:asked]
-            distances[row] = every[indices[row]]
-    return _in_order(indices, distances, top)
+
+    def __init__(self, gallery: Array):
+        self.gallery = _rows("gallery", gallery)
+
+    def nearest(self, query: Array, top: int = 10) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest gallery embeddings of each query.
+
+        Args:
+            query: (Q, D) array, memory map or tensor.
+
+        Returns:
+            indices (Q, top) int64 into the gallery, nearest first; and their squared distances (Q, top)
+            float32. -1 and infinity stand where the gallery has too few.
+
+        Raises:
+            EvaluationError: as for the gallery, dimensions differ, or `top` is below 1.
+        """
+        query = self._checked(query, top)
+        asked = min(top + 1, len(self.gallery))  # one more shows whether the last place is shared
+        distances, indices = faiss.knn(query, self.gallery, asked)
+        if asked > top:
+            for row in np.flatnonzero(distances[:, top - 1] == distances[:, top]):
+                # faiss keeps any of those at the same distance: look at all of them.
+                every = faiss.pairwise_distances(query[row : row + 1], self.gallery)[0]
+                indices[row] = np.argsort(every, kind="stable")[:asked]
+                distances[row] = every[indices[row]]
+        return _in_order(indices, distances, top)
+
+    def _checked(self, query: Array, top: int) -> np.ndarray:
+        query, dim = _rows("query", query), self.gallery.shape[1]
+        if query.shape[1] != dim:
+            raise EvaluationError(
+                f"The query has {query.shape[1]} dimensions and the gallery {dim}: both must come from the "
+                "same network."
+            )
+        if top < 1:
+            raise EvaluationError(f"top={top} images cannot be found: give at least 1.")
+        return query
 
 
-class ApproximateIndex:
+class ApproximateIndex(ExactIndex):
     """A gallery in lists of similar embeddings (inverted file, k-means); a query looks into a few of them.
 
     Distances to what it finds are exact, but it misses some neighbours: measure how many with `recall`.
 
     Args:
-        gallery: (G, D) array, memory map or tensor. The index copies it; `recall` needs the original, too.
+        gallery: (G, D) array, memory map or tensor. It is copied; `recall` needs the original, too.
         lists: how many; 0: about the square root of the gallery's size.
         probes: lists that each query looks into; 0: a sixteenth of them. May be changed at any time.
         seed: of k-means.
 
     Raises:
-        EvaluationError: the gallery is no matrix, is empty or not finite, or a number is out of range.
+        EvaluationError: as in `ExactIndex`, or a number is out of range.
     """
 
     def __init__(self, gallery: Array, *, lists: int = 0, probes: int = 0, seed: int = 0):
-        self.gallery = _rows("gallery", gallery)
+        super().__init__(gallery)
         images, dim = self.gallery.shape
         lists = lists or max(1, round(images**0.5))
         self.probes = probes or -(-lists // 16)
@@ -81,19 +108,18 @@ class ApproximateIndex:
         self._index.add(self.gallery)
 
     def nearest(self, query: Array, top: int = 10) -> tuple[np.ndarray, np.ndarray]:
-        """As `nearest`, but some neighbours may be missing, and -1 stands where too few were found."""
-        query = _rows("query", query)
-        _check(query, self.gallery.shape[1], top)
+        """As in `ExactIndex`, but some neighbours may be missing; -1 stands where too few were found."""
+        query = self._checked(query, top)
         self._index.nprobe = self.probes
         distances, indices = self._index.search(query, top)
         return _in_order(indices, distances, top)
 
     def recall(self, query: Array, top: int = 10, *, sample: int = 100, seed: int = 0) -> float:
         """The share of the exact `top` neighbours that it finds, measured on a random sample of queries."""
-        query = _rows("query", query)
+        query = self._checked(query, top)
         if len(query) > sample:
             query = query[np.sort(np.random.default_rng(seed).choice(len(query), sample, replace=False))]
-        exact, _ = nearest(query, self.gallery, top)
+        exact, _ = super().nearest(query, top)
         found, _ = self.nearest(query, top)
         there = exact >= 0
         hits = (exact[:, :, None] == found[:, None, :]).any(2) & there
@@ -118,16 +144,6 @@ def _rows(side: str, embeddings: Array) -> np.ndarray:
                 "check whether the network's training diverged."
             )
     return rows
-
-
-def _check(query: np.ndarray, dim: int, top: int) -> None:
-    if query.shape[1] != dim:
-        raise EvaluationError(
-            f"The query has {query.shape[1]} dimensions and the gallery {dim}: both must come from the same "
-            "network."
-        )
-    if top < 1:
-        raise EvaluationError(f"top={top} images cannot be found: give at least 1.")
 
 
 def _in_order(indices: np.ndarray, distances: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
