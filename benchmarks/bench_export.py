@@ -3,11 +3,14 @@
     python benchmarks/bench_export.py results/demo-synthetic/runs/{abdnet,pfsa}-seed0
     python benchmarks/bench_export.py RUN … --data-root DIR --test-people 50
 
-Each run is exported in every format, to a temporary folder. Latency is the median of a batch's time on one
-thread, normalised images in and embeddings out, as the run is scored (with the mean over the mirror image for
-ABD-Net's rows, which doubles the work). The difference is the largest one of any embedding of the test set
-from PyTorch's, relative to the largest value. mAP is on the run's own test set, or on some of its people.
-PyTorch's row is float32; a run that was scored in bfloat16 reports slightly other numbers.
+Each run is exported in every format, to a temporary folder.
+
+- batch 1, batch 32: the median processor time of a batch on one thread, which other programs disturb little.
+  Normalised images go in and embeddings come out, as the run is scored: ABD-Net's rows with the mean over the
+  mirror image, which doubles the work.
+- difference: the largest one of any embedding of the test set from PyTorch's, relative to the largest value.
+- mAP: on the run's test set, or on some of its people, without the others and without distractors.
+  PyTorch's row is float32; a run that was scored in bfloat16 reports slightly other numbers.
 """
 
 import argparse
@@ -54,13 +57,13 @@ def embeddings(call: Call, images: np.ndarray, batch: int = 32) -> np.ndarray:
 
 
 def milliseconds(call: Call, batch: np.ndarray, repeats: int) -> float:
-    """The median time of a call, after one that is not counted."""
+    """The median processor time of a call, after one that is not counted."""
     call(batch)
     seconds = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = time.process_time()
         call(batch)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     return 1e3 * statistics.median(seconds)
 
 

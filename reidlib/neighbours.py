@@ -9,8 +9,9 @@ Distances are the study's: squared Euclidean between the rows as given. These se
 cameras; for the ranking that the scores rest on, with the query's own camera left out, see
 `reidlib.evaluation.rank_gallery`, and for scores `retrieval_metrics`: both need little memory, too.
 
-Everything is computed in float32. Equal distances are put in the gallery's order, as in the study's ranking.
-Distances that differ by their rounding only may swap places.
+Everything is computed in float32. Equal distances come in the gallery's order, as in the study's ranking; at
+the last place, an exact search takes the first of them, an approximate one any. Distances that differ by
+their rounding only may swap places.
 """
 
 import faiss
@@ -53,15 +54,8 @@ class ExactIndex:
             EvaluationError: as for the gallery, dimensions differ, or `top` is below 1.
         """
         query = self._checked(query, top)
-        asked = min(top + 1, len(self.gallery))  # one more shows whether the last place is shared
-        distances, indices = faiss.knn(query, self.gallery, asked)
-        if asked > top:
-            for row in np.flatnonzero(distances[:, top - 1] == distances[:, top]):
-                # faiss keeps any of those at the same distance: look at all of them.
-                every = faiss.pairwise_distances(query[row : row + 1], self.gallery)[0]
-                indices[row] = np.argsort(every, kind="stable")[:asked]
-                distances[row] = every[indices[row]]
-        return _in_order(indices, distances, top)
+        distances, indices = faiss.knn(query, self.gallery, top)
+        return _marked(indices, distances)
 
     def _checked(self, query: Array, top: int) -> np.ndarray:
         query, dim = _rows("query", query), self.gallery.shape[1]
@@ -112,7 +106,7 @@ class ApproximateIndex(ExactIndex):
         query = self._checked(query, top)
         self._index.nprobe = self.probes
         distances, indices = self._index.search(query, top)
-        return _in_order(indices, distances, top)
+        return _marked(indices, distances)
 
     def recall(self, query: Array, top: int = 10, *, sample: int = 100, seed: int = 0) -> float:
         """The share of the exact `top` neighbours that it finds, measured on a random sample of queries."""
@@ -146,14 +140,6 @@ def _rows(side: str, embeddings: Array) -> np.ndarray:
     return rows
 
 
-def _in_order(indices: np.ndarray, distances: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorts each row by distance, then by place in the gallery. (Q, k) each → (Q, top), missing ones last."""
-    missing = indices < 0
-    distances = np.where(missing, np.float32(np.inf), distances)
-    order = np.lexsort((indices, distances), axis=1)[:, :top]
-    indices, distances = (np.take_along_axis(values, order, 1) for values in (indices, distances))
-    lacking = ((0, 0), (0, top - indices.shape[1]))
-    return (
-        np.pad(indices, lacking, constant_values=-1),
-        np.pad(distances, lacking, constant_values=np.inf),
-    )
+def _marked(indices: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """With infinite distances at the missing neighbours (index -1), where faiss has its largest number."""
+    return indices, np.where(indices < 0, np.float32(np.inf), distances)
