@@ -23,8 +23,9 @@ from below; only `reidlib.training.fit` also scores what it has trained:
     the weights   datasets, synthetic (drawn people), images, models, losses, checkpoints (released weights),
                   training, classification
     the scores    evaluation, reranking, statistics, crossed (differences over seeds and people),
-                  image_embedder (own images)
-    shows, runs   show (tables, figures, sentences), study (steps, results, command line), report (the site)
+                  image_embedder (own images), neighbours (large galleries)
+    shows, runs   show (tables, figures, sentences), study (steps, results, command line), report (the site),
+                  export (ONNX, torch.export)
 
 What is wrong with a setting, a file or the data is a `reidlib.errors.ReidError`, with the fix in its message.
 `python -m pydoc reidlib.PACKAGE` says what each package holds.

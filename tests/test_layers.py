@@ -18,8 +18,8 @@ MODULES = {
 # Groups of modules: for weights, for scores, for showing and running. Base modules come before all groups.
 GROUPS = (
     ("models", "losses", "checkpoints", "images", "datasets", "synthetic", "training", "classification"),
-    ("evaluation", "reranking", "statistics", "crossed", "image_embedder"),
-    ("show", "study", "report"),
+    ("evaluation", "reranking", "statistics", "crossed", "image_embedder", "neighbours"),
+    ("show", "study", "report", "export"),
 )
 # `fit` trains a run and then scores it, so it imports a later group. Nothing that makes weights imports it,
 # and nothing but users imports a name from the package itself.
