@@ -18,7 +18,8 @@ With preprocessing inside, it takes RGB bytes of any size, and needs neither tor
         return network.run(None, {"images": np.asarray(Image.open(path).convert("RGB"))[None]})[0][0]
     distance = ((embedding("a.jpg") - embedding("b.jpg")) ** 2).sum()  # smaller is more alike
 
-Every file is compared with PyTorch on made-up images before it gets its name. Precisions:
+Every file is compared with PyTorch on made-up images before it gets its name. The model card of an exported
+run is written beside it (`person.onnx.md`). Precisions:
 
 - float32: as trained. (A run that was scored in bfloat16, `embedding_precision`, has other last digits.)
 - float16: weights take half the space on disk. They are computed with in float32, so only they are rounded.
@@ -33,7 +34,6 @@ import logging
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,18 +44,17 @@ import torch.nn.functional as F
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
-from reidlib.checkpoints import classes_in, load_released_checkpoint
-from reidlib.config import METHODS, experiment_for_file
 from reidlib.errors import ReidError
 from reidlib.experiment import Experiment
-from reidlib.files import absolute_path, replacing
+from reidlib.files import absolute_path, read_json, replacing, write_atomically
+from reidlib.image_embedder import load_embedder
 from reidlib.images.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from reidlib.models.backbone import ReidNetwork
-from reidlib.models.networks import model_from_experiment
 from reidlib.provenance import commit
 from reidlib.run import RunFiles, read_run
 from reidlib.settings import choose
-from reidlib.torch_files import read_torch_file, state_digest
+from reidlib.show.model_card import model_card
+from reidlib.torch_files import state_digest
 
 # Precision → the largest difference from PyTorch that a file may have, relative to the largest value.
 LIMITS = {"float32": 1e-4, "float16": 1e-2, "int8": 0.25}
@@ -296,26 +295,13 @@ def read_source(path: str | Path, method: str = "") -> tuple[ReidNetwork, Experi
     Raises:
         ReidError: there is neither, it is damaged or does not fit, or `method` is missing or one too many.
     """
-    path = absolute_path(path, "The network")
-    if path.is_dir() and RunFiles(path).weights_record.is_file():
-        if method:
-            raise ExportError(f"{path} is a run, which has its method: leave out {method}.")
-        run = read_run(path)
-        made_by = run.metrics.get("made_by") or {}
-        facts = {"method": run.method, "run": run.name, "dataset": run.experiment.dataset}
-        return run.model(), run.experiment, facts | {"trained_by_commit": made_by.get("commit", "unknown")}
-    if not path.is_file():
-        raise ExportError(
-            f"{path} is no finished run and no file: name a run's folder (results/<study>/runs/<run>) or a "
-            "file of released weights (.pth.tar)."
-        )
-    if not method:
-        raise ExportError(f"{path} does not say its method: name it, one of {', '.join(METHODS)}.")
-    experiment = experiment_for_file(choose("method", method, METHODS))
-    content = read_torch_file(path)
-    untrained = replace(experiment, pretrained=False, classes=classes_in(content, str(path)))
-    network = load_released_checkpoint(model_from_experiment(untrained, 0), content, source=str(path))
-    return network, experiment, {"method": method, "file": path.name}
+    embedder = load_embedder(path, method)
+    network, experiment = embedder.model, embedder.experiment
+    if not absolute_path(path, "The network").is_dir():
+        return network, experiment, {"method": method, "file": embedder.name}
+    facts = {"method": experiment.method, "run": embedder.name, "dataset": experiment.dataset}
+    made_by = read_json(RunFiles(absolute_path(path, "The network")).metrics).get("made_by") or {}
+    return network, experiment, facts | {"trained_by_commit": made_by.get("commit", "unknown")}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -340,15 +326,28 @@ def main(arguments: list[str] | None = None) -> int:
             network, experiment, with_preprocessing=options.with_preprocessing, flip=options.flip
         )
         difference = export(embedding, options.to, precision=options.precision, facts=facts)
+        said = {**facts, **_facts(embedding, options.precision)}
+        card = _write_card(options.network, Path(options.to).expanduser(), said)
     except ReidError as error:
         print(f"reidlib.export: {error}", file=sys.stderr)
         return 2
     size = Path(options.to).expanduser().stat().st_size
     print(
         f"{options.to}: {size / 1e6:.1f} MB, {options.precision}; embeddings differ from PyTorch's by "
-        f"{difference:.1g} of the largest value"
+        f"{difference:.1g} of the largest value" + (f"; its model card is {card}" if card else "")
     )
     return 0
+
+
+def _write_card(network: str, file: Path, facts: Mapping[str, object]) -> Path | None:
+    """Writes the model card of an exported run beside the file. Released weights have none."""
+    folder = absolute_path(network, "The network")
+    if not folder.is_dir():
+        return None
+    lines = [f"- {name}: {value}" for name, value in facts.items()]
+    parts = [model_card(read_run(folder)).rstrip(), f"## {file.name}", "This file holds the network."]
+    card = "\n\n".join([*parts, "\n".join(lines)]) + "\n"
+    return write_atomically(file.with_name(f"{file.name}.md"), card)
 
 
 if __name__ == "__main__":

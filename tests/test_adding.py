@@ -20,12 +20,9 @@ METHOD = '''
 def generalised_mean(x: Tensor, power: float = 3) -> Tensor:
     """(B, C, H, W) → (B, C), in float32: the average for power 1, near the maximum for a large power."""
     return x.float().clamp_min(1e-6).pow(power).mean((2, 3)).pow(1 / power)
-
 POOLINGS = {"average": average_pool, "max": max_pool, "generalised": generalised_mean}
-
 # reidlib/experiment.py, in place of global_pooling: the values of the setting
     global_pooling: Literal["average", "max", "generalised"] = "average"  # of the global branch
-
 # reidlib/config.py, at the end of METHODS: the row
     "baseline+gem": Method("Baseline (XE) + GeM", "baseline", {"global_pooling": "generalised"}),
 '''.strip()

@@ -149,6 +149,13 @@ def test_networks_without_preprocessing(method, suffix, flip, tmp_path):
         assert_close(found, embed(network, images, flip=flip))
 
 
+def test_an_exported_run_has_a_model_card(person):
+    card = person.with_name("person.onnx.md").read_text()
+    assert card.startswith("---\n") and "lawful" in card
+    said = {entry.key: entry.value for entry in onnx.load(person).metadata_props}
+    assert f"- weights: {said['weights']}\n" in card and "- preprocessing_inside: True\n" in card
+
+
 def test_pt2_files_have_metadata_too(tmp_path):
     export.export(EmbeddingNetwork(Small(), tiny()), tmp_path / "a.pt2", facts={"method": "small"})
     with zipfile.ZipFile(tmp_path / "a.pt2") as archive:
@@ -237,10 +244,10 @@ def test_a_changed_weight_and_a_broken_one_are_seen(tmp_path):
         (["RUN", "--to", "a.tflite"], r"ends in '\.tflite': name a file that ends in \.onnx or \.pt2"),
         (["RUN", "--to", "a.pt2", "--precision", "int8"], "int8 is for ONNX files"),
         (["RUN", "--to", "a.onnx", "--precision", "float8"], "Unknown precision 'float8'. Did you mean"),
-        (["RUN", "--to", "a.onnx", "--method", "abdnet"], "is a run, which has its method"),
-        (["nowhere", "--to", "a.onnx"], "nowhere is no finished run and no file"),
-        ([".", "--to", "a.onnx"], "is no finished run and no file"),
-        (["weights.pth", "--to", "a.onnx"], "weights.pth does not say its method: name it, one of baseline"),
+        (["RUN", "--to", "a.onnx", "--method", "abdnet"], "is a run, which has its own method"),
+        (["nowhere", "--to", "a.onnx"], "nowhere"),
+        ([".", "--to", "a.onnx"], "is no finished run"),
+        (["weights.pth", "--to", "a.onnx"], "weights.pth is a file of weights, which does not say"),
         (["weights.pth", "--to", "a.onnx", "--method", "abd"], "Unknown method 'abd'"),
         (["weights.pth", "--to", "a.onnx", "--method", "gap"], "classifiers of one size"),
     ],

@@ -4,6 +4,32 @@ Nothing of Dask is imported for one worker. A cluster of this machine (`--worker
 with this process; one that exists (`--scheduler`) only gets the steps. Which step runs where, in which order,
 and what happens when a worker is lost, is Dask's to decide. Files reach other machines through a file system
 that all workers share.
+
+Every step has the same number of threads (`--threads`), so weights, scores and tables are the same bits
+however many run at a time and wherever, on equal processors. The longest steps start first. A training takes
+the resource GPU where workers offer it. The step of a lost worker is done by another one, from its last
+epoch.
+
+One server with eight GPUs needs only `run_all.py --workers 8`. On a cluster, the checkout and `--results`
+must lie on a file system that all workers share, under the same path; this is checked before anything runs.
+Start scheduler and workers from the study's environment, one worker for each GPU:
+
+    .venv/bin/dask scheduler                          # prints its address
+    CUDA_VISIBLE_DEVICES=0 .venv/bin/dask worker tcp://HOST:8786 --nthreads 1 --memory-limit 0 \\
+        --resources GPU=1
+    .venv/bin/python run_all.py --scheduler tcp://HOST:8786 --results DIR
+
+Slurm (pip install dask-jobqueue) and Kubernetes (pip install dask-kubernetes) start the workers, as their
+projects document it; neither was run here:
+
+    cluster = dask_jobqueue.SLURMCluster(
+        cores=1, processes=1, memory="32GB", job_extra_directives=["--gres=gpu:1"],
+        worker_extra_args=["--resources GPU=1"])
+    cluster = dask_kubernetes.operator.KubeCluster(name="reid", image=IMAGE, n_workers=8)
+    cluster.scale(8); print(cluster.scheduler_address)      # this address is --scheduler's
+
+A Kubernetes image needs the study's environment, and a volume for `--results` in scheduler, workers and the
+pod that calls `run_all.py`.
 """
 
 import contextlib
