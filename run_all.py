@@ -316,6 +316,7 @@ def own_images_step(request: Request) -> Step:
 
 # Notebook → the rows that it cannot do without, and what it writes, for the pages of reference runs.
 REFERENCE_PAGES = {
+    "02_networks": ((), ("figures/network_abdnet.png", "figures/network_pfsa.png", "tables/networks.csv")),
     "05_findings": ((), ("tables/findings.csv", "figures/findings.png")),
     "20_ablation_abdnet": (
         ("baseline",),
@@ -329,6 +330,7 @@ REFERENCE_PAGES = {
     ),
     "90_report": (("baseline",), ("tables/runs.csv", "figures/overview.png")),
     "91_published_tables": (("baseline",), ("tables/market1501.csv", "tables/pfsa.csv")),
+    "92_settings": ((), ("tables/rows.csv", "tables/left_out.csv", "tables/rates.csv")),
 }
 
 

@@ -71,6 +71,8 @@ def _fingerprint(study: Study, step: str) -> str:
 def _command(study: Study, step: str) -> str:
     if step == OWN_IMAGES:
         return "python run_all.py --images DIR --queries PATH --run PATH --force"
+    if study.reference:
+        return f"python run_all.py --reference --only {shlex.quote(step)} --force"
     place = PLACES.get(study.dataset, "")
     return (
         f"python run_all.py --profile {study.profile} --dataset {study.dataset}{place} "

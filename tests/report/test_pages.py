@@ -1,6 +1,7 @@
 """What the report adds to the notebooks: files to take along, search, a map of the papers, provenance."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -164,3 +165,8 @@ def test_a_page_says_how_it_was_made(study):
     (study.steps / "01_data.json").write_text("[]")
     bare = dict(made_from(new_notebook(), study, "01_data"))
     assert bare == {"Again": "python run_all.py --profile demo --dataset synthetic --only 01_data --force"}
+    of_reference = replace(study, reference=study.root)
+    again = dict(made_from(new_notebook(), of_reference, "90_report"))["Again"]
+    assert again == "python run_all.py --reference --only 90_report --force", (
+        "its runs are not the study's own"
+    )
