@@ -167,7 +167,7 @@ def scores(frame: pd.DataFrame, title: str) -> Figure:
                 of_seeds = 100 * np.array(row[f"{key}_by_seed"])
                 axis.plot(of_seeds, [position - 0.27] * len(of_seeds), "o", color=colour, markersize=3)
             text = f"{value:.1f} ± {bounds[1] - value:.1f}" if own else f"{value:.1f}"
-            side = "center"
+            side = "left" if value < 4 else "right" if value > 96 else "center"  # not over the frame
             if not learned:
                 text, side = f"{DID_NOT_LEARN} ({text})", "left" if value < 50 else "right"
             axis.annotate(text, (value, position), (0, 7), textcoords="offset points", ha=side, fontsize=8)

@@ -23,6 +23,7 @@ from reidlib.config import (
     settings_of,
     trained_switches,
 )
+from reidlib.datasets import DATASET_TITLES
 from reidlib.datasets.types import ReidDataset, Split
 from reidlib.experiment import Experiment
 from reidlib.files import FileError
@@ -31,7 +32,7 @@ from reidlib.settings import ConfigError, choose
 from reidlib.study.alike import differences, differences_in_words, left_out_sentences
 from reidlib.study.points import kept_points
 from reidlib.study.reference_files import read_kept_run, without_paths
-from reidlib.study.results import REFERENCE
+from reidlib.study.results import REFERENCE, Study
 from reidlib.switches import SWITCHES
 
 if TYPE_CHECKING:
@@ -192,6 +193,11 @@ PLANS: tuple[ReferencePlan, ...] = (
         settings={**PRECISION, **SYNTHETIC},
     ),
 )
+
+
+def data_set_title(study: Study) -> str:
+    """The data set's name in titles. Reference runs on one's own folder have a data set with a name."""
+    return plan_of(study.reference.name).title if study.reference else DATASET_TITLES[study.dataset]
 
 
 def plan_of(name: str) -> ReferencePlan:
