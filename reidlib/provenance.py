@@ -41,14 +41,20 @@ def provenance_of_a_page() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, with "+changes" if tracked files differ; "unknown" outside a checkout."""
+    """The checkout's commit, with "+changes" if tracked files differ; "unknown" outside a checkout.
+
+    Results do not count: a reference run that was added changes no other run.
+    """
     git = ["git", "-C", str(REPOSITORY)]
     try:
         commit = subprocess.run(
             [*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
         changed = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+            [*git, "status", "--porcelain", "-uno", "--", ".", ":(exclude)results"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

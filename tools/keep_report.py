@@ -42,8 +42,8 @@ def main() -> int:
         shutil.copytree(study / "report", made)
         shutil.rmtree(kept, ignore_errors=True)
         made.rename(kept)
-        with replacing(REFERENCE / "findings.png") as picture:
-            shutil.copy(study / "figures" / "findings.png", picture)
+        with replacing(REFERENCE / "overview.png") as picture:  # the README's figure: scores, no photograph
+            shutil.copy(Path(folder, "reference-pku-reid", "figures", "overview.png"), picture)
     print(f"{kept}: {len(files)} files, {size / 1e6:.1f} MB")
     return 0
 
