@@ -288,8 +288,9 @@ def test_a_dry_run_says_what_there_is_and_writes_nothing(tmp_path, capsys):
     assert out.count("These are reference runs") == 2 and "2 of 35 planned" in out
     steps = [line.split()[0] for line in err.splitlines()]
     steps = [step for step in steps if step != "05_findings"]
-    shown = ["20_ablation_abdnet", "33_diversity", "90_report", "91_published_tables"]
-    shown += ["21_ablation_spatial_attention"]
+    every = ["02_networks", "92_settings"]
+    shown = [*every[:1], "20_ablation_abdnet", "33_diversity", "90_report", "91_published_tables", *every[1:]]
+    shown += [*every[:1], "21_ablation_spatial_attention", *every[1:]]
     assert steps == shown, "of each study"
     assert run_all.main([*arguments, "--only", "90_report"]) == 0, "one of the studies has this page"
     assert sorted(tmp_path.rglob("*")) == before
