@@ -5,6 +5,7 @@ largest magnitude, and the largest deviation, absolute and relative to that magn
 a test fails.
 """
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -64,6 +65,7 @@ class Recorder:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     recorder = Recorder()
     status = pytest.main(
         ["-q", "-k", "golden", "--no-header", "--rootdir", str(REPOSITORY), str(REPOSITORY / "tests")],
