@@ -196,7 +196,7 @@ PROFILES: dict[str, Profile] = {
         "ResNet-18 from random weights at 128 × 64, one seed: "
         "every figure and table in minutes on two CPU cores",
         _FIGURE_METHODS,
-        settings={**_SMALL, "epochs": 8, "steps_per_epoch": 22, "of_start_epoch": 2},
+        settings={**_SMALL, "epochs": 8, "steps_per_epoch": 20, "of_start_epoch": 2},
         by_family=_SMALL_BY_FAMILY,
     ),
     "full": Profile(

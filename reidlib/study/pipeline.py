@@ -39,7 +39,7 @@ from reidlib.study.step_process import GO, PATIENCE, STARTED, Outcome, lost
 from reidlib.study.steps import PipelineError, Step, notebook_path
 from reidlib.study.times import earlier_seconds, expected_seconds, in_words, record_event, seconds_left
 
-POLL = 0.1  # seconds between two looks at the running steps
+POLL = 0.25  # seconds between two looks at the running steps
 PROGRESS = "progress.json"
 MOST_AT_A_TIME = 4  # steps on a machine without a GPU: they are too small to keep many cores busy
 TAKES_A_GPU = ("10_train", "23_classification")  # notebooks that train

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-POLL = 0.1  # seconds between two looks at the process
+POLL = 0.25  # seconds between two looks at the process
 STOP_WITHIN = 15  # seconds that a kernel may take to stop after Ctrl-C before it is killed
 GO, PATIENCE = "go", "patience"  # files beside the steps' folders; see `run_step`
 STARTED = "started"  # a folder with one file for every step that was started
