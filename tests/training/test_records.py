@@ -258,7 +258,7 @@ def test_other_test_images_repeat_scoring_and_other_training_images_training(aga
         ("progress.py", "WRITE_EVERY = 0.25", "WRITE_EVERY = 0.5", 0, 0, 0),
         # code that shows and runs
         ("show/figures.py", 'RIGHT, WRONG, QUERY = "#1a9641"', 'RIGHT, WRONG, QUERY = "#1a9642"', 0, 0, 0),
-        ("study/pipeline.py", "POLL = 0.1", "POLL = 0.2", 0, 0, 0),
+        ("study/pipeline.py", "POLL = 0.25", "POLL = 0.5", 0, 0, 0),
         ("config.py", 'LABELS = ("method",', 'LABELS = ("method", "methods",', 0, 0, 0),
         # the renderer of synthetic images, which are not used here: the colour of trousers
         ("synthetic/views.py", "_LOWER_COLOURS = ((36, 37, 42)", "_LOWER_COLOURS = ((36, 37, 43)", 0, 0, 0),
