@@ -295,13 +295,16 @@ def read_source(path: str | Path, method: str = "") -> tuple[ReidNetwork, Experi
     Raises:
         ReidError: there is neither, it is damaged or does not fit, or `method` is missing or one too many.
     """
+    path = absolute_path(path, "The network")
     embedder = load_embedder(path, method)
-    network, experiment = embedder.model, embedder.experiment
-    if not absolute_path(path, "The network").is_dir():
-        return network, experiment, {"method": method, "file": embedder.name}
-    facts = {"method": experiment.method, "run": embedder.name, "dataset": experiment.dataset}
-    made_by = read_json(RunFiles(absolute_path(path, "The network")).metrics).get("made_by") or {}
-    return network, experiment, facts | {"trained_by_commit": made_by.get("commit", "unknown")}
+    facts = {"method": embedder.experiment.method}
+    if path.is_dir():
+        made_by = read_json(RunFiles(path).metrics).get("made_by") or {}
+        facts |= {"run": embedder.name, "dataset": embedder.experiment.dataset}
+        facts |= {"trained_by_commit": made_by.get("commit", "unknown")}
+    else:
+        facts |= {"file": embedder.name}
+    return embedder.model, embedder.experiment, facts
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -55,6 +55,9 @@ def ranking_frame(own: OwnImages, embeddings: dict[str, np.ndarray], top: int = 
     Returns:
         Columns query (row), query_file, query_identity, query_camera, rank (from 1), gallery (row), file,
         identity, camera, distance (squared), right (bool, or NA where one of the two has no identity).
+
+    Raises:
+        EvaluationError: all rankings are empty, because everything in the gallery is left out.
     """
     query, gallery = own.dataset.query, own.dataset.gallery
     labels = (query.ids, gallery.ids, query.cameras, gallery.cameras)
@@ -66,6 +69,11 @@ def ranking_frame(own: OwnImages, embeddings: dict[str, np.ndarray], top: int = 
             difference = embeddings["query"][number].astype(np.float64) - embeddings["gallery"][row]
             rows.append({"query": number, "rank": place, "gallery": int(row)})
             rows[-1]["distance"] = float(np.square(difference).sum())
+    if not rows:
+        raise EvaluationError(
+            "There is nothing to rank: the folder of images holds only the queries themselves, images of the "
+            "same person by the same camera, and junk. Add other images, or choose other --labels."
+        )
     frame = pd.DataFrame(rows, columns=["query", "rank", "gallery", "distance"])
     for part, side, before in (("query", "query", "query_"), ("gallery", "gallery", "")):
         table = image_table(own, side).iloc[frame[part]].reset_index(drop=True)

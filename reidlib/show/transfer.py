@@ -110,16 +110,15 @@ def interval_sentence(frame: pd.DataFrame) -> str:
         "Rank-1 / mAP in %, without re-ranking, with image size, flip and precision of the run. In brackets "
     )
     several = frame["seeds"] > 1
-    over = {
-        (True, True): "the 95 % interval over seeds and people together where a row has several seeds, and "
-        "otherwise over people, which says nothing about another training.",
-        (True, False): "the 95 % interval over seeds and people together.",
-        (
-            False,
-            True,
-        ): "the 95 % interval over people; each row has one seed, so nothing is said about another training.",
-    }
-    return text + over[bool(several.any()), bool((~several).any())]
+    if several.all():
+        return text + "the 95 % interval over seeds and people together."
+    if several.any():
+        text += (
+            "the 95 % interval over seeds and people together where a row has several seeds, and otherwise "
+        )
+        return text + "over people, which says nothing about another training."
+    text += "the 95 % interval over people; each row has one seed, so nothing is said about another training."
+    return text
 
 
 def not_scored_sentences(frame: pd.DataFrame) -> list[str]:

@@ -177,8 +177,7 @@ _OUT_OF_MEMORY = (
 def _about_memory(peak: int, step: Step) -> str:
     """How much memory a step had when it ended for want of it, and which batch size to try."""
     limit = min([psutil.virtual_memory().total, *_limits()])
-    text = f" Its peak was {peak / 1e9:.1f} GB of the {limit / 1e9:.1f} GB that it may use"
-    text += "."
+    text = f" Its peak was {peak / 1e9:.1f} GB of the {limit / 1e9:.1f} GB that it may use."
     own = {"method", "dataset", "profile", "overrides"} & step.parameters.keys()
     try:
         if "method" in own:

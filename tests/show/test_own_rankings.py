@@ -7,6 +7,7 @@ from own_images import odd_names, run_with_weights, write_noise
 
 import reidlib
 from reidlib.datasets.own_images import read_own_images
+from reidlib.evaluation import EvaluationError
 from reidlib.show import maps, own_images
 from reidlib.show.drawing import description_of
 
@@ -77,6 +78,12 @@ def test_a_query_that_lies_in_the_gallery_does_not_find_itself(tmp_path):
     embeddings = {"query": np.float32([[0]]), "gallery": np.float32([[0], [1], [2]])}
     frame = own_images.ranking_frame(own, embeddings, top=2)
     assert frame["file"].tolist() == ["anna/2.png", "bob/1.png"] and frame["rank"].tolist() == [1, 2]
+
+
+def test_a_folder_that_holds_only_what_is_left_out_is_said(tmp_path):
+    own, embeddings = search(tmp_path, {"0001_c1.png": 1.0, "-1_c2.png": 2.0}, {"0001_c1s2.png": 0.0})
+    with pytest.raises(EvaluationError, match="nothing to rank.*Add other images"):
+        own_images.ranking_frame(own, embeddings)
 
 
 def test_rows_show_every_picture_with_its_name_whatever_it_is(tmp_path):
