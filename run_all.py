@@ -104,7 +104,7 @@ def steps(request: Request) -> list[Step]:
         if measures_all and study.profile in ("full", "paper"):
             parameters["mask_queries"] = MOST_QUERIES
         return Step(
-            notebook, notebook, parameters, ("01_data", *needs), produces, weight=0.1, reads=PUBLISHED
+            notebook, notebook, parameters, ("01_data", *needs), produces, weight=0.15, reads=PUBLISHED
         )
 
     return [
@@ -118,7 +118,7 @@ def steps(request: Request) -> list[Step]:
                 "tables/reference_points.json",
                 "figures/data_samples.png",
             ),
-            weight=0.3,
+            weight=0.5,
             images=request.images,
         ),
         Step(
@@ -151,7 +151,7 @@ def steps(request: Request) -> list[Step]:
                 "tables/switches_untrained.csv",
                 "figures/switches.png",
             ),
-            weight=0.2,
+            weight=0.7,
         ),
         Step(
             "23_classification",
@@ -163,7 +163,7 @@ def steps(request: Request) -> list[Step]:
                 "tables/classification_mechanism.csv",
                 "figures/classification.png",
             ),
-            weight=0.6,
+            weight=0.5,
         ),
         *transfer_steps(
             request, ("01_data", *(step.name for (method, _), step in training.items() if method in methods))

@@ -1,14 +1,18 @@
 """Where steps run: one at a time in this process, or on the workers of a Dask cluster.
 
 Nothing of Dask is imported for one worker. A cluster of this machine (`--workers`) is started here and ends
-with this process; one that exists (`--scheduler`) only gets the steps. Which step runs where, in which order,
-and what happens when a worker is lost, is Dask's to decide. Files reach other machines through a file system
-that all workers share.
+with this process; one that exists (`--scheduler`) only gets the steps. Which worker runs a step, and what
+happens when one is lost, is Dask's to decide. Files reach other machines through a file system that all
+workers share.
+
+A step is handed over when a worker is free for it, and not before. Dask would give every step to a worker at
+once and move it later to one that has nothing to do. It guesses by the seconds that such tasks took before,
+and steps of minutes or hours, each unlike the others, left workers idle while others had a queue.
 
 Every step has the same number of threads (`--threads`), so weights, scores and tables are the same bits
-however many run at a time and wherever, on equal processors. The longest steps start first. A training takes
-the resource GPU where workers offer it. The step of a lost worker is done by another one, from its last
-epoch.
+however many run at a time and wherever, on equal processors. Steps on which the most work waits start first.
+A training takes the resource GPU where workers offer it. The step of a lost worker is done by another one,
+from its last epoch.
 
 One server with eight GPUs needs only `run_all.py --workers 8`. On a cluster, the checkout and `--results`
 must lie on a file system that all workers share, under the same path; this is checked before anything runs.
@@ -38,6 +42,7 @@ import os
 import re
 import secrets
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -49,6 +54,7 @@ from reidlib.study.step_process import look_around, run_step
 
 LOOPBACK = "127.0.0.1"
 CONNECT_WITHIN = 30  # seconds
+LOOK_AGAIN = 2  # seconds between two looks at which workers a cluster has
 # Ctrl-C in the terminal is for the command alone, which then stops its steps.
 _OWN_SESSION = "import os\nif os.getpgid(0) != os.getpid():\n    os.setsid()\n"
 
@@ -79,15 +85,17 @@ class _ByValue:
 class InTurn:
     """Runs one step at a time, in the order in which they are handed over."""
 
-    gpus = False
     dashboard = ""
     workers = 1
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
 
-    def submit(self, folder: Path, needs: Sequence[Future], **wishes: Any) -> Future:
-        return self._pool.submit(lambda: run_step(str(folder), [need.result() for need in needs]))
+    def is_free(self, *, training: bool, out: Sequence[bool]) -> bool:
+        return not out
+
+    def submit(self, folder: Path, *, training: bool) -> Future:
+        return self._pool.submit(run_step, str(folder))
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -96,36 +104,61 @@ class InTurn:
 class OnCluster:
     """Hands steps to the workers of a Dask cluster.
 
+    Args:
+        workers: as the scheduler described them. They may come and go.
+
     Attributes:
-        gpus: whether workers offer the resource GPU, of which every training step takes one.
         dashboard: the address of the cluster's dashboard, or "".
-        workers: how many steps run at a time, as far as is known.
+        workers: how many steps run at a time.
     """
 
     def __init__(self, client: Any, workers: dict[str, dict[str, Any]]):
         self.client = client
-        self.gpus = any("GPU" in (worker.get("resources") or {}) for worker in workers.values())
-        self.workers = sum(worker.get("nthreads", 1) for worker in workers.values()) or 1
+        self.needs_gpu = False  # whether a training waits for a worker with the resource GPU
+        self._count(workers)
+        # Where a batch system starts workers when there is work, one step more than they can take asks for
+        # the next worker.
+        self.more = 0 if workers else 1
+        self.looked = time.monotonic()
         self.dashboard = ""
         with contextlib.suppress(Exception):  # there is none, or its address cannot be told
             self.dashboard = client.dashboard_link if _has_dashboard(client) else ""
 
-    def submit(
-        self, folder: Path, needs: Sequence[Any], *, seconds: float = 0.0, training: bool = False
-    ) -> Any:
-        """Hands a step over. Those that take longest are started first.
+    def _count(self, workers: dict[str, dict[str, Any]]) -> None:
+        self.addresses = list(workers)
+        self.workers = sum(worker.get("nthreads", 1) for worker in workers.values()) or 1
+        self.gpus = int(sum((worker.get("resources") or {}).get("GPU", 0) for worker in workers.values()))
+        self.needs_gpu |= self.gpus > 0  # also where the last such worker was lost
+
+    def is_free(self, *, training: bool, out: Sequence[bool]) -> bool:
+        """Whether a worker can begin a step at once.
 
         Args:
-            seconds: how long it is expected to take.
-            training: whether it takes a GPU, where there are any.
+            training: whether the step takes a GPU, where there are any.
+            out: the same of every step that was handed over and has not ended.
+        """
+        if time.monotonic() - self.looked > LOOK_AGAIN:
+            self._count(self.client.scheduler_info(n_workers=-1)["workers"])
+            self.looked = time.monotonic()
+        if training and self.needs_gpu and sum(out) >= self.gpus + self.more:
+            return False
+        return len(out) < self.workers + self.more
+
+    def submit(self, folder: Path, *, training: bool) -> Any:
+        """Hands a step over.
+
+        Args:
+            training: as in `is_free`.
         """
         return self.client.submit(
             _ByValue(run_step),
             str(folder),
-            list(needs),
             key=f"{folder.name}-{secrets.token_hex(4)}",
-            priority=seconds,
-            resources={"GPU": 1} if training and self.gpus else None,
+            resources={"GPU": 1} if training and self.needs_gpu else None,
+            # From a list, Dask takes the worker with the least to do. Without one, it takes them by turns
+            # where there are 20 or more. One that has come since is as good.
+            workers=self.addresses or None,
+            allow_other_workers=bool(self.addresses),
             pure=False,
         )
 

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -37,7 +38,14 @@ from reidlib.study.interrupts import Interrupts, interrupts
 from reidlib.study.results import Study
 from reidlib.study.step_process import GO, PATIENCE, STARTED, Outcome, lost
 from reidlib.study.steps import PipelineError, Step, notebook_path
-from reidlib.study.times import earlier_seconds, expected_seconds, in_words, record_event, seconds_left
+from reidlib.study.times import (
+    earlier_seconds,
+    expected_seconds,
+    in_words,
+    record_event,
+    seconds_left,
+    seconds_to_the_end,
+)
 
 POLL = 0.25  # seconds between two looks at the running steps
 PROGRESS = "progress.json"
@@ -141,7 +149,6 @@ def _run(
     ):
         runner = _Runner(plans, study, stream, repository, scratch, engine)
         runner.threads, runner.timeout = threads or default_threads(), timeout
-        runner.workers = engine.workers
         # A worker elsewhere does not end with this process.
         runner.holder = str(holder_file(study)) if scheduler else ""
         try:
@@ -232,7 +239,7 @@ def default_workers() -> int:
 class _Runner:
     """Runs planned steps and shows their progress bars."""
 
-    threads, timeout, holder, workers = 1, 0.0, "", 1
+    threads, timeout, holder = 1, 0.0, ""
 
     def __init__(
         self,
@@ -256,6 +263,11 @@ class _Runner:
         self.expected = expected_seconds([plan.step for plan in self.todo], earlier)
         for plan in self.todo:
             plan.earlier = earlier.get(plan.step.name, 0.0)
+        self.order = self.todo
+        if engine.workers > 1:
+            before_end = seconds_to_the_end([plan.step for plan in self.todo], self.expected)
+            self.order = sorted(self.todo, key=lambda plan: -before_end[plan.step.name])
+        self.ended = threading.Event()  # a step has ended
         self.estimated = False  # whether the time of all trainings was said
         self.bar = tqdm_class()(
             total=sum(self.expected.values()),
@@ -269,15 +281,15 @@ class _Runner:
             record_event(self.study, "begin", steps=len(self.todo))
             if self.engine.dashboard:
                 self._say(f"Dask's dashboard: {self.engine.dashboard}")
-            for plan in self.todo:
-                self._submit(plan)
             while any(plan.status in ("waiting", "running") for plan in self.todo):
-                time.sleep(POLL)
+                self._hand_over()
+                self.ended.wait(POLL)
+                self.ended.clear()
                 started = {path.name for path in (self.scratch / STARTED).iterdir()}
-                for plan in self.todo:
+                for plan in self._out():
                     if plan.status == "waiting" and self._folder(plan).name in started:
                         self._show(plan)
-                    if plan.status in ("waiting", "running") and self.futures[plan.step.name].done():
+                    if self.futures[plan.step.name].done():
                         self._finish(plan)
                 self._draw()
             record_event(self.study, "end", status="done")
@@ -317,8 +329,31 @@ class _Runner:
     def _folder(self, plan: StepPlan) -> Path:
         return self.scratch / f"step{self.plans.index(plan)}"
 
+    def _out(self) -> list[StepPlan]:
+        """The steps that were handed over and have not ended."""
+        return [
+            plan
+            for plan in self.todo
+            if plan.step.name in self.futures and plan.status in ("waiting", "running")
+        ]
+
+    def _hand_over(self) -> None:
+        """Gives steps that need nothing more to free workers. Leaves out what needs a failed step."""
+        status = {plan.step.name: plan.status for plan in self.todo}
+        for plan in self.order:
+            needed = {status[name] for name in plan.step.needs if name in status}
+            if plan.step.name in self.futures or plan.status == "skipped" or needed & {"waiting", "running"}:
+                continue
+            if needed - {"done"}:
+                status[plan.step.name] = plan.status = "skipped"
+                self.bar.total -= self.expected[plan.step.name]
+                record_event(self.study, "skipped", step=plan.step.name)
+                continue
+            trains = [out.step.notebook in TAKES_A_GPU for out in self._out()]
+            if self.engine.is_free(training=plan.step.notebook in TAKES_A_GPU, out=trains):
+                self._submit(plan)
+
     def _submit(self, plan: StepPlan) -> None:
-        """Hands a step to a worker, where it waits for those that it needs; they were handed over first."""
         step, study, folder = plan.step, self.study, self._folder(plan)
         folder.mkdir()
         task = {
@@ -346,10 +381,9 @@ class _Runner:
             },
         }
         (folder / "task.json").write_text(json.dumps(plain(task)))
-        needs = [self.futures[name] for name in step.needs if name in self.futures]
-        self.futures[step.name] = self.engine.submit(
-            folder, needs, seconds=self.expected[step.name], training=step.notebook in TAKES_A_GPU
-        )
+        future = self.engine.submit(folder, training=step.notebook in TAKES_A_GPU)
+        self.futures[step.name] = future
+        future.add_done_callback(lambda _: self.ended.set())
 
     def _show(self, plan: StepPlan) -> None:
         plan.status = "running"
@@ -373,10 +407,7 @@ class _Runner:
             shown.close()
         plan.seconds, plan.cpu_seconds = outcome["seconds"], outcome.get("cpu_seconds", 0.0)
         failed = plan.step.failed(self.study)
-        if outcome["skipped"]:
-            plan.status = "skipped"
-            self.bar.total -= self.expected[name]
-        elif outcome["lacks"]:
+        if outcome["lacks"]:
             plan.status = "lacks runs"
             self._say(f"no runs {name}: {outcome['error']}")
         elif outcome["error"]:
@@ -398,7 +429,7 @@ class _Runner:
         others = {plan.step.name for plan in ended} - done.keys()
         running = {name: (shown.seconds(), shown.share()) for name, shown in self.running.items()}
         known = {name: seconds for name, seconds in expected.items() if name not in others}
-        return seconds_left(known, done, running, self.workers)
+        return seconds_left(known, done, running, self.engine.workers)
 
     def _left(self) -> str:
         """How far the study is and how long it takes still, for a log."""
@@ -416,10 +447,10 @@ class _Runner:
             share = max(shown.share(), 1e-6)
             one = shown.seconds() / share
             trains = [plan.step.weight for plan in self.todo if plan.step.notebook == TRAINS]
-            every = max(one * sum(trains) / shown.plan.step.weight / self.workers, one)
+            every = max(one * sum(trains) / shown.plan.step.weight / self.engine.workers, one)
             self._say(
                 f"An epoch of {name} takes {in_words(epoch)}, so this run about {in_words(one)} and all "
-                f"{len(trains)} runs about {in_words(every)}, {self.workers} at a time."
+                f"{len(trains)} runs about {in_words(every)}, {self.engine.workers} at a time."
             )
             for plan in self.todo:  # what was guessed of trainings is known better now
                 if plan.step.notebook == TRAINS and not plan.earlier:

@@ -29,24 +29,19 @@ STOPPED = "it was stopped."
 Outcome = dict[str, Any]
 
 
-def run_step(folder: str, needs: list[Outcome]) -> Outcome:
+def run_step(folder: str) -> Outcome:
     """Runs the step that <folder>/task.json describes, and returns how it ended.
 
     The step goes on while the file `go` lies beside its folder: whoever stops the study removes it. A kernel
     that stops has `STOP_WITHIN` seconds while `patience` lies there. Files are removed rather than written,
     because that works on a full disk, too.
 
-    Args:
-        needs: how the steps ended that this one needs.
-
     Returns:
-        error: what went wrong, or "". Also skipped (a step that it needs has failed), lacks (it lacks runs
-        that this call does not make), seconds, and what `reidlib.study.notebook_process` reports.
+        error: what went wrong, or "". Also lacks (it lacks runs that this call does not make), seconds, and
+        what `reidlib.study.notebook_process` reports.
     """
     place = Path(folder)
     go = place.with_name(GO)
-    if any(outcome["error"] or outcome["skipped"] for outcome in needs):
-        return _outcome(skipped=True)
     if not go.parent.is_dir():
         return _outcome(
             error=f"the folder {go.parent} is not seen on {socket.gethostname()}. Results must lie on a file "
@@ -134,7 +129,7 @@ def _too_long(task: dict[str, Any]) -> str:
 
 
 def _outcome(**facts: Any) -> Outcome:
-    return {"error": "", "skipped": False, "lacks": False, "seconds": None, **facts}
+    return {"error": "", "lacks": False, "seconds": None, **facts}
 
 
 def lost(reason: str) -> Outcome:

@@ -62,6 +62,25 @@ def expected_seconds(steps: Iterable[Step], earlier: Mapping[str, float]) -> dic
     }
 
 
+def seconds_to_the_end(steps: Iterable[Step], expected: Mapping[str, float]) -> dict[str, float]:
+    """Step → seconds from its start to the end of the longest chain of steps that wait for it.
+
+    With several workers, the study ends soonest if the step with the most seconds starts first.
+
+    Args:
+        steps: each comes after those that it needs.
+        expected: step → seconds that it will take.
+    """
+    steps = list(steps)
+    after = dict.fromkeys(expected, 0.0)
+    for step in reversed(steps):
+        whole = expected[step.name] + after[step.name]
+        for name in step.needs:
+            if name in after:
+                after[name] = max(after[name], whole)
+    return {step.name: expected[step.name] + after[step.name] for step in steps}
+
+
 def seconds_left(
     expected: Mapping[str, float],
     done: Mapping[str, float],

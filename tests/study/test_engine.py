@@ -1,10 +1,13 @@
 """Steps on the workers of a Dask cluster, of this machine and elsewhere, and what happens if one is lost."""
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
 import textwrap
+import types
+from dataclasses import replace
 
 import nbformat
 import psutil
@@ -14,8 +17,9 @@ from small_checkout import make_step, run, statuses, study_in, wait_until, write
 
 from reidlib.files import REPOSITORY, read_json
 from reidlib.study import engine
-from reidlib.study.engine import EngineError, gpus_here
+from reidlib.study.engine import EngineError, OnCluster, gpus_here
 from reidlib.study.steps import Step
+from reidlib.study.times import events_file
 
 # Every attempt adds its process id to a file, and waits for the file "go on".
 WAIT = """
@@ -134,6 +138,44 @@ def test_steps_wait_for_those_that_they_need_and_are_skipped_if_these_fail(check
     assert [*statuses(said).values()] == ["failed", "done", "done", "skipped"], said
     needs = read_json(steps[2].state(study_in(checkout)))["needs_run"]
     assert needs == {sound.name: read_json(sound.state(study_in(checkout)))["run"]}
+
+
+def test_a_step_is_handed_over_when_a_worker_is_free_for_it(monkeypatch):
+    """Also where workers come and go, as a batch system's."""
+    monkeypatch.setattr(engine, "LOOK_AGAIN", -1)
+    there = {}
+    client = types.SimpleNamespace(scheduler_info=lambda n_workers: {"workers": there})
+    gpu, cpu = {"nthreads": 1, "resources": {"GPU": 1}}, {"nthreads": 2}
+    fixed = OnCluster(client, {"a": gpu, "b": cpu})
+
+    there |= {"a": gpu, "b": cpu}
+    assert fixed.is_free(training=True, out=[]) and not fixed.is_free(training=True, out=[True])
+    assert fixed.is_free(training=False, out=[True, False])
+    assert not fixed.is_free(training=False, out=[True, False, False])
+    del there["a"]
+    assert not fixed.is_free(training=True, out=[]), "no training runs without a GPU because one was lost"
+    there["c"] = gpu
+    assert fixed.is_free(training=True, out=[])
+
+    there.clear()
+    begun_empty = OnCluster(client, {})
+    assert begun_empty.is_free(training=True, out=[True]), "one step waits, which asks for the next worker"
+    there |= {"a": gpu, "b": gpu}
+    assert begun_empty.is_free(training=True, out=[True, True])
+    assert not begun_empty.is_free(training=True, out=[True, True, True])
+
+
+def test_the_step_on_which_most_waits_starts_first(checkout):
+    a, b, c = (
+        replace(make_step(checkout, "10_first", name), weight=weight)
+        for name, weight in (("a", 1.0), ("b", 0.9), ("c", 0.8))
+    )
+    last = replace(make_step(checkout, "20_second", "d", needs=(c.name,)), weight=0.5)
+    code, said = run(checkout, [a, b, c, last], workers=2)
+    assert code == 0, said
+    events = [json.loads(line) for line in events_file(study_in(checkout)).read_text().splitlines()]
+    started = [event["step"] for event in events if event["event"] == "start"]
+    assert {*started[:2]} == {a.name, c.name}, "not b, which is before c in the list and takes longer"
 
 
 def test_a_scheduler_that_is_not_there_or_workers_that_do_not_fit_are_said(checkout, scheduler, monkeypatch):

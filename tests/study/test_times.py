@@ -22,6 +22,7 @@ from reidlib.study.times import (
     in_words,
     record_event,
     seconds_left,
+    seconds_to_the_end,
 )
 
 
@@ -34,6 +35,15 @@ def test_a_step_takes_as_long_as_earlier_or_as_others_of_its_notebook():
     expected = expected_seconds(steps, {"train/a": 30.0, "train/b": 20.0})
     assert expected == {"train/a": 30, "train/b": 20, "train/c": 60, "page": pytest.approx(2)}
     assert expected_seconds([step("x", 0.5)], {}) == {"x": 30}
+
+
+def test_to_the_end_counts_the_longest_chain_of_those_that_wait():
+    steps = [
+        Step(name, "n", {}, needs=needs) for name, needs in (("a", ()), ("b", ("a",)), ("c", ("a", "x")))
+    ]
+    steps += [Step("d", "n", {}, needs=("b", "c")), Step("e", "n", {})]
+    expected = {"a": 1.0, "b": 2.0, "c": 5.0, "d": 10.0, "e": 12.0}
+    assert seconds_to_the_end(steps, expected) == {"a": 16, "b": 12, "c": 15, "d": 10, "e": 12}
 
 
 def test_what_is_left_follows_the_shares_and_what_the_others_took():
