@@ -108,7 +108,7 @@ class OnCluster:
         workers: as the scheduler described them. They may come and go.
 
     Attributes:
-        dashboard: the address of the cluster's dashboard, or "".
+        dashboard: the address of the dashboard of a cluster that exists, or "".
         workers: how many steps run at a time.
     """
 
@@ -121,8 +121,6 @@ class OnCluster:
         self.more = 0 if workers else 1
         self.looked = time.monotonic()
         self.dashboard = ""
-        with contextlib.suppress(Exception):  # there is none, or its address cannot be told
-            self.dashboard = client.dashboard_link if _has_dashboard(client) else ""
 
     def _count(self, workers: dict[str, dict[str, Any]]) -> None:
         self.addresses = list(workers)
@@ -182,6 +180,8 @@ def engine_for(workers: int, scheduler: str, scratch: Path, *, steps: int) -> It
         with _connected(scheduler) as client:
             found = client.scheduler_info(n_workers=-1)["workers"]
             engine = OnCluster(client, found)
+            with contextlib.suppress(Exception):  # its address cannot be told
+                engine.dashboard = client.dashboard_link if _has_dashboard(client) else ""
             if found:  # none yet, as where a batch system starts them when there is work
                 _require_common_ground(client, scratch)
             yield engine

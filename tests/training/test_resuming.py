@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,12 +121,11 @@ fit(experiment, load_dataset("folder", {str(root)!r}), Path({str(folder)!r}), ca
         )
 
 
-class Ended(BaseException):
-    """Stands for SIGKILL in a test that cannot start so many processes."""
-
-
 def test_a_run_may_end_after_any_of_its_files(dataset, cache, tmp_path, monkeypatch):
-    """The run ends once after each file it writes, of every kind. It always resumes to the same files."""
+    """The folder is copied after each file that is written, of every kind, as a killed run would leave it.
+
+    Every copy resumes to the same files.
+    """
     settings = {
         "flip_evaluation": False,
         "epochs": 1,
@@ -135,31 +135,24 @@ def test_a_run_may_end_after_any_of_its_files(dataset, cache, tmp_path, monkeypa
         "validate_every": 1,
     }
     experiment = tiny("baseline", warmup_epochs=1, report_epoch="best_on_validation", **settings)
-    whole = fit(experiment, dataset, tmp_path / "whole", cache=cache)
-    files = {path.name for path in whole.folder.iterdir()}
-    real, named = Path.replace, []
+    real, folder, ends = Path.replace, tmp_path / "whole", []
 
     def replace(self, target):
         result = real(self, target)
-        if Path(target).parent.name.startswith("ended"):
-            named.append(Path(target).name)
-            if len(named) == until:
-                raise Ended
+        if Path(target).parent == folder:
+            ends.append(Path(target).name)
+            shutil.copytree(folder, tmp_path / f"ended-{len(ends)}")
         return result
 
-    ends = []
-    for until in range(1, 100):
-        named.clear()
-        folder = tmp_path / f"ended-{until}"
-        with monkeypatch.context() as patch, contextlib.suppress(Ended):
-            patch.setattr(Path, "replace", replace)
-            fit(experiment, dataset, folder, cache=cache)
-            break
-        ends.append(named[-1])
-        again = fit(experiment, dataset, folder, cache=cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        whole = fit(experiment, dataset, folder, cache=cache)
+    files = {path.name for path in folder.iterdir()}
+    for number, name in enumerate(ends, 1):
+        again = fit(experiment, dataset, tmp_path / f"ended-{number}", cache=cache)
         assert_same_numbers(again, whole)
         assert again.metrics["reported_epoch"] == whole.metrics["reported_epoch"]
-        assert {path.name for path in folder.iterdir()} == files, f"after {named[-1]}"
+        assert {path.name for path in again.folder.iterdir()} == files, f"after {name}"
     assert ends.count("checkpoint.pt") == ends.count("curves.csv") == 2 and ends[-1] == "metrics.json"
     assert {"weights.json", "epoch-0001.pt", "model.pt", "embeddings.npz"} < set(ends)
     assert any(name.startswith("best-") for name in ends)
