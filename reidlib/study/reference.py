@@ -270,8 +270,9 @@ class ReferenceStudy:
         """What the runs are, when, from which commit, where and in how many hours they were made."""
         of = self.origin
         return (
-            f"These are reference runs ({of['Reference runs']}): they were made once, {of['Made']}, at "
-            f"commit {of['Commit']}, on {of['Hardware']}, in {of['Time']}. Nothing is trained here."
+            f"These are reference runs on {self.title} ({of['Reference runs']}): they were made once, "
+            f"{of['Made']}, at commit {of['Commit']}, on {of['Hardware']}, in {of['Time']}. "
+            "Nothing is trained here. Only the findings show the runs on all data sets."
         )
 
 
