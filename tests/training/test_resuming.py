@@ -466,6 +466,10 @@ def test_validation_scores_are_in_the_curves_and_the_best_weights_stay(dataset, 
     assert reported.metrics["reported_epoch"] == facts["epoch"] and not list(reported.folder.glob("best-*"))
 
 
+class Ended(BaseException):
+    """Stands for SIGKILL in a test that starts no process of its own."""
+
+
 def test_resuming_removes_best_weights_that_are_no_longer_the_best(dataset, cache, tmp_path, monkeypatch):
     scores = iter([0.4, 0.5])
     monkeypatch.setattr(fitting, "split_scores", lambda *_, **__: {"rank1": 0.5, "map": next(scores)})
