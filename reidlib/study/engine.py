@@ -92,6 +92,7 @@ class InTurn:
         self._pool = ThreadPoolExecutor(1)
 
     def is_free(self, *, training: bool, out: Sequence[bool]) -> bool:
+        """As `OnCluster.is_free`."""
         return not out
 
     def submit(self, folder: Path, *, training: bool) -> Future:

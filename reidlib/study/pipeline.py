@@ -1,4 +1,4 @@
-"""Runs the study: executes the notebooks that are out of date, in order, several at a time if asked.
+"""Runs the study: executes the notebooks that are out of date, in order or several at a time.
 
 Every step runs in its own process (reidlib.study.notebook_process). The state file of a finished step records
 what the step depended on, so a second run of an unchanged study runs nothing. If only the text of a notebook
@@ -73,7 +73,9 @@ def execute(
     repository: Path = REPOSITORY,
     holding: contextlib.ExitStack | None = None,
 ) -> int:
-    """Runs the steps that are out of date, in order. A step waits for those it needs.
+    """Runs the steps that are out of date. A step waits for those it needs.
+
+    One worker takes them in order. Of several, each takes the step on which the longest chain waits.
 
     The notebook of a failed step is kept, with the traceback, as <step>.failed.ipynb. Steps that need the
     failed step are skipped; the others still run.
@@ -349,8 +351,8 @@ class _Runner:
                 self.bar.total -= self.expected[plan.step.name]
                 record_event(self.study, "skipped", step=plan.step.name)
                 continue
-            trains = [out.step.notebook in TAKES_A_GPU for out in self._out()]
-            if self.engine.is_free(training=plan.step.notebook in TAKES_A_GPU, out=trains):
+            out = [_trains(other) for other in self._out()]
+            if self.engine.is_free(training=_trains(plan), out=out):
                 self._submit(plan)
 
     def _submit(self, plan: StepPlan) -> None:
@@ -381,7 +383,7 @@ class _Runner:
             },
         }
         (folder / "task.json").write_text(json.dumps(plain(task)))
-        future = self.engine.submit(folder, training=step.notebook in TAKES_A_GPU)
+        future = self.engine.submit(folder, training=_trains(plan))
         self.futures[step.name] = future
         future.add_done_callback(lambda _: self.ended.set())
 
@@ -476,6 +478,10 @@ class _Runner:
             text = f"{datetime.datetime.now():%H:%M:%S} {text}"
         tqdm_class().write(text, file=self.stream)
         self.stream.flush()
+
+
+def _trains(plan: StepPlan) -> bool:
+    return plan.step.notebook in TAKES_A_GPU
 
 
 class _Shown:

@@ -39,7 +39,7 @@ class Step:
     parameters: dict
     needs: tuple[str, ...] = ()  # names of steps that must be finished before
     produces: tuple[str, ...] = ()  # files or folders it writes, relative to the study's root
-    weight: float = 1.0  # expected share of the study's time, for the ETA
+    weight: float = 1.0  # expected share of the study's time, for the ETA and the order of starts
     title: str = ""
     # files and folders that it depends on, compared by content; relative paths start at the checkout
     reads: tuple[str, ...] = ()

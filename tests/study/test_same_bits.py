@@ -49,8 +49,11 @@ def test_the_same_bits_in_turn_at_a_time_on_a_cluster_and_with_a_worker_killed(t
     """On the cluster, the worker of one of the two trainings is killed."""
     data = tmp_path / "data"
     with cluster(tmp_path) as address:
-        ways = {"in turn": ("--workers", "1"), "two": ("--workers", "2")}
-        ways |= {"cluster": ("--scheduler", address)}
+        ways = {
+            "in turn": ("--workers", "1"),
+            "two": ("--workers", "2"),
+            "cluster": ("--scheduler", address),
+        }
         for way, options in ways.items():
             process = begun(tmp_path / way, data, *options)
             if way == "cluster":
