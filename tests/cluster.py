@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from distributed import Client
 from small_checkout import wait_until
 
 from reidlib.errors import ReidError
@@ -25,6 +26,8 @@ def cluster(place: Path) -> Iterator[str]:
         worker = [sys.executable, "-m", "distributed.cli.dask_worker", _address(file), "--nthreads", "1"]
         worker += [*hidden, "--memory-limit", "0", "--local-directory", str(place)]
         running += [subprocess.Popen(worker, **own) for _ in range(2)]
+        with Client(_address(file), set_as_default=False) as client:
+            client.wait_for_workers(2)
         yield _address(file)
     finally:
         for process in running[::-1]:

@@ -1,7 +1,8 @@
-"""Puts the report of the synthetic reference runs into results/reference/: `python tools/keep_report.py`.
+"""Puts the report of the reference runs into results/reference/report/: `python tools/keep_report.py`.
 
-Who has run nothing can open it there. It is made as `run_all.py --reference` makes it, from the files of
-results/reference/ alone, so it holds no photograph. Run this after reference runs were added.
+Who has run nothing can open it there: a site for each data set, with links to the others. It is made as
+`run_all.py --reference` makes it, from the files of results/reference/ alone, so it holds no photograph.
+Run this after reference runs were added.
 """
 
 import shutil
@@ -16,7 +17,7 @@ sys.path.insert(0, str(REPOSITORY))
 from reidlib.files import replacing  # noqa: E402
 from reidlib.study.results import REFERENCE  # noqa: E402
 
-MOST_BYTES = 8_000_000
+MOST_BYTES = 16_000_000
 
 
 def main() -> int:
@@ -26,8 +27,8 @@ def main() -> int:
         if subprocess.run(command, cwd=REPOSITORY, check=False).returncode:
             print("keep_report.py: the report was not made; the messages above say why.", file=sys.stderr)
             return 1
-        study = Path(folder, "reference-synthetic")
-        files = [path for path in sorted((study / "report").rglob("*")) if path.is_file()]
+        sites = Path(folder, "reference-report")
+        files = [path for path in sorted(sites.rglob("*")) if path.is_file()]
         named = [path for path in files if folder.encode() in path.read_bytes()]
         size = sum(path.stat().st_size for path in files)
         if named or size > MOST_BYTES:
@@ -39,11 +40,11 @@ def main() -> int:
         kept = REFERENCE / "report"
         made = kept.with_name(".report.new")
         shutil.rmtree(made, ignore_errors=True)
-        shutil.copytree(study / "report", made)
+        shutil.copytree(sites, made)
         shutil.rmtree(kept, ignore_errors=True)
         made.rename(kept)
         with replacing(REFERENCE / "overview.png") as picture:  # the README's figure: scores, no photograph
-            shutil.copy(Path(folder, "reference-pku-reid", "figures", "overview.png"), picture)
+            shutil.copy(Path(folder, "reference-cuhk03-np-detected", "figures", "overview.png"), picture)
     print(f"{kept}: {len(files)} files, {size / 1e6:.1f} MB")
     return 0
 

@@ -73,7 +73,13 @@ class _Page:
 
 
 def build_report(
-    study: Study, *, title: str, facts: Mapping[str, object], steps: Iterable[Step] = (), papers: bool = True
+    study: Study,
+    *,
+    title: str,
+    facts: Mapping[str, object],
+    steps: Iterable[Step] = (),
+    papers: bool = True,
+    beside: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes the site to study.report and returns its index.html.
 
@@ -87,6 +93,8 @@ def build_report(
             notebook are shown as "not run". Without steps, the report has the executed notebooks that exist,
             by name.
         papers: list the papers' figures and tables on the index.
+        beside: the reports on other data sets: title → address, from the site's folder. Every page links to
+            them.
     """
     facts = dict(facts)
     claim = facts.pop("claim", "")
@@ -122,6 +130,7 @@ def build_report(
         "script_hashes": [
             base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in SCRIPTS
         ],
+        "beside": list((beside or {}).items()),
         "search": None,
         "explorer": None,
         "has_explorer": False,
@@ -338,6 +347,7 @@ def _duration(seconds: float | None) -> str:
 
 def _swap(new: Path, place: Path) -> None:
     old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
+    place.parent.mkdir(parents=True, exist_ok=True)
     if place.exists():
         place.rename(old)
     new.rename(place)

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import nh3
 from bs4 import BeautifulSoup, Tag
 
-SHORT_CELL = 28  # characters that stay on one line in a table
+SHORT_CELL = 22  # characters that stay on one line in a table
 
 KEPT = """
 a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5
@@ -30,6 +30,9 @@ _VALUES = {  # what these attributes may say; the others may say anything
 # A drawing, or the opening tag of another element: a drawing inside an attribute is no drawing of its own.
 _DRAWING = re.compile(r"""(<svg\b.*?</svg\s*>)|<\w(?:"[^"]*"|'[^']*'|[^"'<>])*>""", re.DOTALL)
 
+# A hyphen before a number, at the start of a word: not that of "2026-11-27" or "1e-3".
+_HYPHENATED = re.compile(r"(?<![^\s(\[])-(?=\d)")
+
 
 def clean(parts: Iterable[str], title: str, page_of: Callable[[str], str]) -> BeautifulSoup:
     """Makes one page from pieces of HTML. No piece can change another, whatever it leaves open.
@@ -43,6 +46,7 @@ def clean(parts: Iterable[str], title: str, page_of: Callable[[str], str]) -> Be
     _mend_links(soup, page_of)
     _mend_headings(soup, title)
     _mend_tables(soup)
+    _mend_minus_signs(soup)
     for block in soup.find_all("pre"):  # a reader without a mouse scrolls it, too
         block["tabindex"] = "0"
     return soup
@@ -144,6 +148,13 @@ def _mend_tables(soup: BeautifulSoup) -> None:
         rows = [row.find_all(["th", "td"], recursive=False) for row in table.find_all("tr")]
         joined = [any(cell.get("colspan") or cell.get("rowspan") for cell in row) for row in rows]
         _align_numbers([row for row, skipped in zip(rows, joined, strict=True) if not skipped])
+
+
+def _mend_minus_signs(soup: BeautifulSoup) -> None:
+    """Negative numbers get the sign that is as wide as a plus. Code keeps what can be typed."""
+    for text in soup.find_all(string=_HYPHENATED):
+        if not text.find_parent(["code", "kbd", "pre", "samp"]):
+            text.replace_with(_HYPHENATED.sub("−", text))
 
 
 def _join_headings(table: Tag) -> None:

@@ -16,11 +16,11 @@ import html
 import io
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import MathTextParser, math_to_image
 from nbconvert.filters.ansi import ansi2html
@@ -31,6 +31,7 @@ from PIL import Image
 from reidlib.files import REPOSITORY
 from reidlib.report.clean_html import clean, data_uri
 from reidlib.report.downloads import add_links, element_id, saved_tables
+from reidlib.show.verdicts import AS_CLAIMED, OPPOSITE, SMALL
 from reidlib.study.results import Study
 
 LONG_LOG = 12  # printed lines above which they are folded
@@ -42,6 +43,7 @@ DROPPED = "remove-output"  # tag of cells whose output the page leaves out, such
 # A literal of Python that holds an absolute path; its last name may stay.
 ABSOLUTE = re.compile(r"""(["'])/(?:(?!\1)[^\\\n]|\\.)*/((?:(?!\1)[^\\/\n]|\\.)+)\1""")
 FRONT = "front"  # tag of cells whose tables and texts the index shows, too
+TOLD = re.compile(f"({AS_CLAIMED}|{OPPOSITE}|{SMALL})(?=,)")  # a verdict, before its effect
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -88,10 +90,13 @@ def render(notebook, study: Study, *, title: str, page_of: Callable[[str], str])
                     if tables and "<table" in shown:
                         saved["tables"].append(tables.pop(0))
                         shown = f'<div id="{element_id("tables", saved["tables"][-1])}">{shown}</div>'
+                if shown and FRONT in cell.metadata.get("tags", ()):
+                    shown = f'<div class="{FRONT}">{shown}</div>'
                 if shown:
                     parts += [_code(folded), shown]
     parts.append(_code(folded))
     soup = clean(parts, title, page_of)
+    _mend_front(soup.select(f".{FRONT} table"))
     _shorten_paths(soup, study)
     files = [path for kind, names in saved.items() for path in add_links(soup, study, kind, names)]
     ids = {name: element_id(kind, name) for kind, names in saved.items() for name in names}
@@ -116,14 +121,24 @@ def front_of(notebook, study: Study, *, page_of: Callable[[str], str]) -> str:
     ]
     soup = clean(parts, "", page_of)
     soup.h1.decompose()  # the index has its own
-    for table in soup.find_all("table"):  # on a phone, its rows stand as cards
+    _mend_front(soup.find_all("table"))
+    _shorten_paths(soup, study)
+    return str(soup)
+
+
+def _mend_front(tables: Iterable[Tag]) -> None:
+    """On a phone, the rows of these tables stand as cards. What the runs could tell is bold."""
+    for table in tables:
         table["class"] = "stacked"
         names = [head.get_text(" ", strip=True) for head in table.select("thead tr:last-of-type th")]
         for row in table.select("tbody tr"):
             for name, cell in zip(names, row.find_all(["th", "td"], recursive=False), strict=False):
                 cell["data-label"] = name
-    _shorten_paths(soup, study)
-    return str(soup)
+                told = TOLD.match(cell.get_text())
+                if told and cell.string:
+                    strong = Tag(name="strong")
+                    strong.string = told[0]
+                    cell.string.replace_with(strong, cell.get_text()[told.end() :])
 
 
 def shortened(text: str, most: int) -> str:

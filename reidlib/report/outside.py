@@ -1,6 +1,7 @@
 """What a site would load from elsewhere or run: nothing may be, but the report's own scripts."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -21,10 +22,13 @@ SCRIPTS = [
 ]
 
 
-def outside_references(report_dir: str | Path) -> list[str]:
+def outside_references(report_dir: str | Path, beside: Collection[str] = ()) -> list[str]:
     """What a browser would load from elsewhere or run, and local references that lead nowhere.
 
     Links that a reader may click (`<a href="https://…">`) load nothing and do not count.
+
+    Args:
+        beside: addresses of other sites to which the pages may link. They may be made later.
     """
     report_dir = Path(report_dir)
     found = []
@@ -55,7 +59,7 @@ def outside_references(report_dir: str | Path) -> list[str]:
         found += [
             f"{name}: <{tag_name}> {target[:200]}"
             for tag_name, target in references
-            if not _stays(tag_name, target, path, report_dir)
+            if not (tag_name == "a" and target in beside) and not _stays(tag_name, target, path, report_dir)
         ]
     for path in sorted(report_dir.rglob("*.css")):
         found += [

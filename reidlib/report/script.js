@@ -44,7 +44,7 @@
     });
     if (results) field.addEventListener("input", () => show(field.value, field));
   }
-  const folded = (text) => text.normalize("NFKD").replace(/[\u0300-\u036f]/g, "").toLowerCase();
+  const folded = (text) => text.normalize("NFKD").replace(/[\u0300-\u036f]/g, "").replace(/\u2212/g, "-").toLowerCase();
   const entries = results && JSON.parse(document.getElementById("search-index").textContent)
     .map((entry) => ({ ...entry, in: folded(entry.title + " " + entry.heading), text_in: folded(entry.text) }));
   const show = (asked, from) => {
@@ -112,7 +112,7 @@
       });
     });
     const rows = () => [...table.rows].map((row) => [...row.cells].map((cell) => cell.textContent.trim().replace(/\s+/g, " ")));
-    const csv = () => rows().map((row) => row.map((text) =>
+    const csv = () => rows().map((row) => row.map((cell) => cell.replace(/\u2212(?=\d)/g, "-")).map((text) =>
       /[",\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text).join(",")).join("\n") + "\n";
     const tex = (text) => text.replace(/\\/g, "\\textbackslash ").replace(/[&%$#_{}]/g, "\\$&").replace(/~/g, "\\textasciitilde ")
       .replace(/\^/g, "\\textasciicircum ").replace(/\u2212/g, "$-$").replace(/±/g, "$\\pm$").replace(/×/g, "$\\times$")

@@ -8,6 +8,7 @@ from reidlib.show.drawing import (
 
 # isort: split
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -154,6 +155,8 @@ def scores(frame: pd.DataFrame, title: str) -> Figure:
     )
     bar, cap = {"linewidth": 2.5, "alpha": 0.45}, {"marker": "|", "markersize": 9, "markeredgewidth": 2}
     positions = np.arange(len(frame))[::-1]
+    highest = np.nanmax([0, *frame[["rank1", "rank1_high", "map", "map_high"]].to_numpy(float).ravel()])
+    most = min(100, 5 * math.ceil(23 * highest) or 10)  # with room for the words beside a point
     for axis, key, label in zip(axes, ("rank1", "map"), ("rank-1 (%)", "mAP (%)"), strict=True):
         for position, (_, row) in zip(positions, frame.iterrows(), strict=True):
             learned = row.get("learned", True)
@@ -167,11 +170,12 @@ def scores(frame: pd.DataFrame, title: str) -> Figure:
                 of_seeds = 100 * np.array(row[f"{key}_by_seed"])
                 axis.plot(of_seeds, [position - 0.27] * len(of_seeds), "o", color=colour, markersize=3)
             text = f"{value:.1f} ± {bounds[1] - value:.1f}" if own else f"{value:.1f}"
-            side = "left" if value < 4 else "right" if value > 96 else "center"  # not over the frame
+            # Not over the frame.
+            side = "left" if value < 0.04 * most else "right" if value > 0.96 * most else "center"
             if not learned:
-                text, side = f"{DID_NOT_LEARN} ({text})", "left" if value < 50 else "right"
+                text, side = f"{DID_NOT_LEARN} ({text})", "left" if value < most / 2 else "right"
             axis.annotate(text, (value, position), (0, 7), textcoords="offset points", ha=side, fontsize=8)
-        axis.set(xlabel=label, ylim=(-0.6, len(frame) - 0.3), xlim=(0, 100))
+        axis.set(xlabel=label, ylim=(-0.6, len(frame) - 0.3), xlim=(0, most))
         axis.grid(axis="x", alpha=0.4)
     labels = frame["method"].tolist()
     if several.any():

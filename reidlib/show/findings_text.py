@@ -130,17 +130,17 @@ def data_set_table(found: pd.DataFrame, data_set: str) -> pd.DataFrame:
     rows = [
         {
             "claim": row["claim"],
-            "measured": row["measure"],
+            "verdict": ": ".join(filter(None, (row["verdict"], row["why"]))),
             "effect [95 %]": _effect(row),
             "published": _published(BY_NAME[row["name"]]),
+            "measured": row["measure"],
             "seeds": row["seeds"],
             "p (Holm)": DASH if np.isnan(row["p_holm"]) else p_value(row["p_holm"]),
-            "verdict": ": ".join(filter(None, (row["verdict"], row["why"]))),
             "did not learn": row["not_learned"] or DASH,
         }
         for _, row in found[(found["data_set"] == data_set) & (found["verdict"] != NOT_RUN)].iterrows()
     ]
-    columns = ["claim", "measured", "effect [95 %]", "published", "seeds", "p (Holm)", "verdict"]
+    columns = ["claim", "verdict", "effect [95 %]", "published", "measured", "seeds", "p (Holm)"]
     return pd.DataFrame(rows, columns=[*columns, "did not learn"])
 
 

@@ -16,8 +16,9 @@ LEARNED = 0.98  # share of a uniform guess's cross-entropy, as in reidlib.traini
 def chosen_rates(grid: pd.DataFrame) -> pd.DataFrame:
     """The rate of each family, data set and kind of initial weights.
 
-    Only rates count with which most of the family's rows learned. Of these it is the lowest whose mAP on
-    held-out people, averaged over the rows, is within `TIE` of the highest.
+    Only rates count that all of the family's rows were trained with, and of these the ones with which most
+    rows learned. It is the lowest of them whose mAP on held-out people, averaged over the rows, is within
+    `TIE` of the highest.
 
     Args:
         grid: a line for each trained row, with the columns of `RATES`.
@@ -27,9 +28,12 @@ def chosen_rates(grid: pd.DataFrame) -> pd.DataFrame:
     """
     cases = ["dataset", "weights", "family"]
     by_rate = grid.assign(learned=_learned(grid)).groupby([*cases, "learning_rate"], sort=True)
-    averages = by_rate.agg(validation_map=("validation_map", "mean"), learned=("learned", "sum"))
+    averages = by_rate.agg(
+        validation_map=("validation_map", "mean"), learned=("learned", "sum"), rows=("learned", "size")
+    )
     chosen = []
     for case, tried in averages.reset_index().groupby(cases):
+        tried = tried[tried["rows"] == tried["rows"].max()].drop(columns="rows")
         usable = tried[tried["learned"] == tried["learned"].max()]
         near = usable[usable["validation_map"] >= usable["validation_map"].max() - TIE]
         chosen.append({**dict(zip(cases, case, strict=True)), **near.iloc[0].drop(cases).to_dict()})

@@ -338,7 +338,7 @@ def untrained_table(effects: pd.DataFrame) -> pd.DataFrame:
         {
             "paper": effects["paper"],
             "no.": effects["number"],
-            "what": effects["what"],
+            "what": effects["what"].str.replace("`", ""),
             "seed": effects["seed"],
             "loss": [f"{value:.4g}" for value in effects["loss_written"]],
             "released": [f"{value:.4g}" for value in effects["loss_released"]],
@@ -529,7 +529,7 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
             {
                 "paper": row["paper"],
                 "no.": row["number"],
-                "what": row["what"],
+                "what": row["what"].replace("`", ""),
                 "released: rank-1 / mAP": f"{100 * row['rank1']:.1f} / {100 * row['map']:.1f}"
                 if run
                 else missing,

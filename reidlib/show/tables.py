@@ -504,7 +504,12 @@ def deviations_table() -> pd.DataFrame:
             )
         )
     columns = ["paper", "no.", "what", "as written", "as released", "here", "setting: the others / released"]
-    return pd.DataFrame(rows, columns=columns)
+    return _without_markdown(pd.DataFrame(rows, columns=columns))
+
+
+def _without_markdown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Cells are shown as they stand, without what marks code in a sentence."""
+    return frame.replace("`", "", regex=True)
 
 
 def baseline_sentence() -> str:
@@ -521,7 +526,7 @@ def baseline_sentence() -> str:
 
 def left_out_table() -> pd.DataFrame:
     """The options of the released ABD-Net command line without a setting here, with the reason."""
-    return pd.DataFrame(LEFT_OUT.items(), columns=["option", "why it is left out"])
+    return _without_markdown(pd.DataFrame(LEFT_OUT.items(), columns=["option", "why it is left out"]))
 
 
 def settings_sentence(profile: str) -> str:

@@ -90,12 +90,14 @@ class Front:
     """What the report's first page says of the study.
 
     caveats, facts: of reference runs, in place of those of this call.
+    beside: the reports on other data sets, as for `build_report`.
     """
 
     title: str
     claim: str
     caveats: tuple[str, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, str] = field(default_factory=dict)
 
 
 MOST_WORKERS = 1000
@@ -188,17 +190,18 @@ def _run_and_report(
     try:
         index = make_report(request, every, front, holding)
         print(f"Report: {index}", flush=True)
-        if options.archive:
-            from reidlib.report import write_archive
-
-            study = request.study
-            print(
-                f"Archive: {write_archive(index.parent, study.root / f'{study.root.name}.zip')}", flush=True
-            )
+        if options.archive and not request.reference:
+            _archive(index.parent, request.study.root / f"{request.study.root.name}.zip")
     except (ReidError, OSError) as error:
         print(f"run_all.py: the report cannot be made: {_in_words(error)}", file=sys.stderr)
         return 1
     return status
+
+
+def _archive(site: Path, target: Path) -> None:
+    from reidlib.report import write_archive
+
+    print(f"Archive: {write_archive(site, target)}", flush=True)
 
 
 def _verify(steps: list[Step], study: Study) -> int:
@@ -217,6 +220,7 @@ def _show_references(options: argparse.Namespace, steps_of: StepsOf, front: Fron
     except (ReidError, OSError) as error:
         print(f"run_all.py: {_in_words(error)}", file=sys.stderr)
         return 2
+    looks = options.dry_run or options.verify
     statuses = []
     for study, steps, asked in zip(studies, every, chosen, strict=True):
         print(f"{study.title}. {study.sentence}", *study.left_out, sep="\n  ", flush=True)
@@ -224,18 +228,24 @@ def _show_references(options: argparse.Namespace, steps_of: StepsOf, front: Fron
         try:
             with contextlib.ExitStack() as holding:
                 points = recorded_points(study)
-                looks = options.dry_run or options.verify
                 if not looks and not request.study.has_table(points, "reference_points"):
                     require_writable(request.study.tables)
                     holding.enter_context(held(request.study))
                     request.study.save_table(points, "reference_points")
-                own_front = _front_of(study, front)
+                own_front = _front_of(study, front, [other for other in studies if other is not study])
                 statuses.append(_run_and_report(request, asked, steps, options, own_front, holding))
         except (ReidError, OSError) as error:
             print(f"run_all.py: {_in_words(error)}", file=sys.stderr)
             return 2
         if statuses[-1] == 130:
             return 130
+    sites = request.study.report.parent
+    if options.archive and not looks and sites.is_dir():
+        try:
+            _archive(sites, sites.with_suffix(".zip"))
+        except (ReidError, OSError) as error:
+            print(f"run_all.py: the archive cannot be made: {_in_words(error)}", file=sys.stderr)
+            return 1
     return max(statuses)
 
 
@@ -364,13 +374,14 @@ def _select_in_some(every: list[list[Step]], options: argparse.Namespace) -> lis
     return chosen
 
 
-def _front_of(study: ReferenceStudy, front: Front) -> Front:
+def _front_of(study: ReferenceStudy, front: Front, others: list[ReferenceStudy]) -> Front:
     sentences = (study.sentence, *study.caveats, *study.left_out)
     return replace(
         front,
         title=f"Reference runs: {study.title}",
         caveats=tuple(sentence.replace("`", "") for sentence in sentences),  # pages show them as plain text
         facts=study.origin,
+        beside={other.title: f"../{other.name}/index.html" for other in others},
     )
 
 
@@ -951,8 +962,10 @@ def make_report(
         (holding or own).enter_context(held(study))
         state.unlink(missing_ok=True)
         papers = not request.query_images
-        index = build_report(study, title=front.title, facts=facts, steps=shown, papers=papers)
-        outside = outside_references(index.parent)
+        index = build_report(
+            study, title=front.title, facts=facts, steps=shown, papers=papers, beside=front.beside
+        )
+        outside = outside_references(index.parent, front.beside.values())
         if outside:  # a bug
             raise RuntimeError(f"The report refers to what lies outside it: {outside}")
         pages = page_digests(study.report)
@@ -999,6 +1012,7 @@ def _report_digest(request: Request, steps: list[Step], front: Front) -> str:
             "files": sorted(files.items()),
             "steps": [(step.name, step.title, step.front) for step in steps],
             "front": (front.title, front.claim, front.caveats, front.facts, str(request.overrides)),
+            "beside": front.beside,
             "code": Code().used([("reidlib.report", "build_report"), ("reidlib.study.command_line", "")]),
             "look": {name: file_digest(REPOSITORY / "reidlib" / "report" / name) for name in LOOK},
             "versions": (platform.python_version(), importlib.metadata.version("torch")),

@@ -87,6 +87,7 @@ class InTurn:
 
     dashboard = ""
     workers = 1
+    gone = False
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
@@ -94,6 +95,10 @@ class InTurn:
     def is_free(self, *, training: bool, out: Sequence[bool]) -> bool:
         """As `OnCluster.is_free`."""
         return not out
+
+    def lacks(self, *, training: bool) -> str:
+        """As `OnCluster.lacks`."""
+        return ""
 
     def submit(self, folder: Path, *, training: bool) -> Future:
         return self._pool.submit(run_step, str(folder))
@@ -129,6 +134,16 @@ class OnCluster:
         self.gpus = int(sum((worker.get("resources") or {}).get("GPU", 0) for worker in workers.values()))
         self.needs_gpu |= self.gpus > 0  # also where the last such worker was lost
 
+    @property
+    def gone(self) -> bool:
+        """Whether the connection to the scheduler was lost. Dask then forgets all that was handed over."""
+        return self.client.status != "running"
+
+    def _look(self) -> None:
+        if time.monotonic() - self.looked > LOOK_AGAIN:
+            self._count(self.client.scheduler_info(n_workers=-1).get("workers", {}))  # {}: gone
+            self.looked = time.monotonic()
+
     def is_free(self, *, training: bool, out: Sequence[bool]) -> bool:
         """Whether a worker can begin a step at once.
 
@@ -136,12 +151,23 @@ class OnCluster:
             training: whether the step takes a GPU, where there are any.
             out: the same of every step that was handed over and has not ended.
         """
-        if time.monotonic() - self.looked > LOOK_AGAIN:
-            self._count(self.client.scheduler_info(n_workers=-1)["workers"])
-            self.looked = time.monotonic()
+        self._look()
         if training and self.needs_gpu and sum(out) >= self.gpus + self.more:
             return False
         return len(out) < self.workers + self.more
+
+    def lacks(self, *, training: bool) -> str:
+        """What the steps that are left need and the cluster has not, in words; "": nothing.
+
+        Args:
+            training: whether a training is left.
+        """
+        self._look()
+        if self.gone:
+            return ""
+        if training and self.needs_gpu and not self.gpus:
+            return "a worker with a GPU (dask worker … --resources GPU=1)"
+        return "" if self.addresses else "a worker"
 
     def submit(self, folder: Path, *, training: bool) -> Any:
         """Hands a step over.
@@ -283,8 +309,14 @@ def _connected(address: str) -> Iterator[Any]:
             f"--scheduler {address} cannot be reached ({str(error).splitlines()[0]}). Start one with: dask "
             "scheduler. It prints its address, such as tcp://HOST:8786."
         ) from error
-    with client:
-        yield client
+    log = logging.getLogger("distributed.client")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # the runner says in its own words that the scheduler is gone
+    try:
+        with client:
+            yield client
+    finally:
+        log.setLevel(level)
 
 
 def _require_distributed() -> None:

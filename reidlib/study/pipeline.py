@@ -8,6 +8,7 @@ changed, its executed copy gets the new text.
 import contextlib
 import datetime
 import json
+import math
 import os
 import secrets
 import shutil
@@ -48,6 +49,7 @@ from reidlib.study.times import (
 )
 
 POLL = 0.25  # seconds between two looks at the running steps
+LACKS_UNSAID = 60  # seconds that a cluster may lack workers without a word, as while it starts them
 PROGRESS = "progress.json"
 MOST_AT_A_TIME = 4  # steps on a machine without a GPU: they are too small to keep many cores busy
 TAKES_A_GPU = ("10_train", "23_classification")  # notebooks that train
@@ -271,6 +273,7 @@ class _Runner:
             self.order = sorted(self.todo, key=lambda plan: -before_end[plan.step.name])
         self.ended = threading.Event()  # a step has ended
         self.estimated = False  # whether the time of all trainings was said
+        self.lacks, self.lacks_since = "", 0.0  # what the engine has not, since when; inf: said
         self.bar = tqdm_class()(
             total=sum(self.expected.values()),
             bar_format="{desc} {percentage:3.0f}%|{bar}| [{elapsed}]",
@@ -293,6 +296,7 @@ class _Runner:
                         self._show(plan)
                     if self.futures[plan.step.name].done():
                         self._finish(plan)
+                self._say_what_lacks()
                 self._draw()
             record_event(self.study, "end", status="done")
         finally:
@@ -322,7 +326,7 @@ class _Runner:
 
     def _outcome(self, name: str) -> Outcome:
         if self.futures[name].cancelled():
-            return lost("it was not begun")
+            return lost("the scheduler is gone" if name in self.running else "it was not begun")
         try:
             return self.futures[name].result()
         except Exception as error:  # noqa: BLE001  # Dask's: its workers died with it, its scheduler is gone
@@ -340,13 +344,19 @@ class _Runner:
         ]
 
     def _hand_over(self) -> None:
-        """Gives steps that need nothing more to free workers. Leaves out what needs a failed step."""
+        """Gives steps that need nothing more to free workers.
+
+        Leaves out what needs a failed step, and everything where the cluster is gone.
+        """
+        gone = self.engine.gone
         status = {plan.step.name: plan.status for plan in self.todo}
         for plan in self.order:
             needed = {status[name] for name in plan.step.needs if name in status}
-            if plan.step.name in self.futures or plan.status == "skipped" or needed & {"waiting", "running"}:
+            if plan.step.name in self.futures or plan.status == "skipped":
                 continue
-            if needed - {"done"}:
+            if needed & {"waiting", "running"} and not gone:
+                continue
+            if needed - {"done"} or gone:
                 status[plan.step.name] = plan.status = "skipped"
                 self.bar.total -= self.expected[plan.step.name]
                 record_event(self.study, "skipped", step=plan.step.name)
@@ -354,6 +364,18 @@ class _Runner:
             out = [_trains(other) for other in self._out()]
             if self.engine.is_free(training=_trains(plan), out=out):
                 self._submit(plan)
+
+    def _say_what_lacks(self) -> None:
+        """Says it once for each time that a cluster has lacked workers for a while. Steps wait for them."""
+        left = [plan for plan in self.todo if plan.status in ("waiting", "running")]
+        lacks = self.engine.lacks(training=any(map(_trains, left)))
+        if lacks != self.lacks:
+            self.lacks, self.lacks_since = lacks, time.monotonic()
+        if lacks and left and time.monotonic() - self.lacks_since > LACKS_UNSAID:
+            self.lacks_since = math.inf
+            self._say(
+                f"{len(left)} steps wait for {lacks}: the cluster has none. They go on when it has one."
+            )
 
     def _submit(self, plan: StepPlan) -> None:
         step, study, folder = plan.step, self.study, self._folder(plan)

@@ -272,7 +272,7 @@ class ReferenceStudy:
         return (
             f"These are reference runs on {self.title} ({of['Reference runs']}): they were made once, "
             f"{of['Made']}, at commit {of['Commit']}, on {of['Hardware']}, in {of['Time']}. "
-            "Nothing is trained here. Only the findings show the runs on all data sets."
+            "Nothing is trained here. The findings are of all data sets; the other pages of this one."
         )
 
 

@@ -11,6 +11,7 @@ results/<profile>-<dataset>/runs/<method>-seed<k>/   one training run (its files
                             report/index.html        the executed notebooks as one offline site
         reference-<study>/                           the same for a reference study; its runs are committed in
         reference/<study>/runs/                      (reidlib.study.reference_files)
+        reference-report/<study>/index.html          a site for each reference study, with links to the others
 """
 
 import io
@@ -90,6 +91,8 @@ class Study:
 
     @property
     def report(self) -> Path:
+        if self.reference:
+            return self.root.parent / "reference-report" / self.reference.name
         return self.root / "report"
 
     @property

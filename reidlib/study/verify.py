@@ -3,6 +3,7 @@
 A plan trusts a file's size and time of change; this does not.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def _changed_pages(state: Path, study: Study) -> list[str]:
     except (FileError, KeyError, TypeError, ValueError):
         return [str(state.relative_to(study.root))]
     now = page_digests(study.report)
-    return [f"{study.report.name}/{name}" for name in pages if now.get(name) != pages[name]]
+    folder = os.path.relpath(study.report, study.root)
+    return [f"{folder}/{name}" for name in pages if now.get(name) != pages[name]]
 
 
 def _runs(study: Study) -> list[Path]:

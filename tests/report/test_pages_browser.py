@@ -90,8 +90,10 @@ def test_a_table_is_copied_as_csv_and_latex(browser, report):
     press = (
         "[...document.querySelectorAll('.copy button')].find((one) => one.textContent.includes('{}')).click()"
     )
+    browser.evaluate("document.querySelector('table tr:last-child td').textContent = '−1.5 [−2, −1]'")
     browser.evaluate(press.format("CSV"))
     lines = browser.evaluate("window.copied").splitlines()
+    assert '"-1.5 [-2, -1]"' in lines[-1], "programs that read CSV know no other minus sign"
     assert lines[1].startswith("0,method 0,0.0,1.0") and lines[0].startswith("row,method,a rather long")
     browser.evaluate("document.querySelector('.scroll td').textContent = '50 % & a_b'")
     browser.evaluate(press.format("LaTeX"))

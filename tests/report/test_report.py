@@ -338,7 +338,8 @@ def test_index_lists_every_page_and_run(site):
 
 def test_the_front_page_comes_first_and_the_index_shows_its_marked_cells(tmp_path):
     study = Study("demo", "synthetic", tmp_path / "demo-synthetic")
-    frame = pd.DataFrame({"claim": ["Attention helps."], "drawn people": ["as claimed here, +3.1"]})
+    cells = ["as claimed here, +3.1", "cannot tell, -0.2 [-1.5, +1.1]"]
+    frame = pd.DataFrame({"claim": ["Attention helps.", "More."], "drawn people": cells})
     table = shown({"text/html": frame.to_html(index=False)})
     write_executed(study.notebooks / "01_data.ipynb", markdown("# Data"), code("x", table))
     write_executed(
@@ -354,7 +355,11 @@ def test_the_front_page_comes_first_and_the_index_shows_its_marked_cells(tmp_pat
     assert outside_references(study.report) == []
     (front,) = index.select(".findings")
     assert front.strong.get_text() == "1 of 1 claims" and str(tmp_path) not in front.get_text()
-    assert [cell.get_text() for cell in front.select("td")] == ["Attention helps.", "as claimed here, +3.1"]
+    told = ["Attention helps.", "as claimed here, +3.1", "More.", "cannot tell, −0.2 [−1.5, +1.1]"]
+    for table in (front.table, page(study.report, "05_findings.html").select_one(".front table")):
+        assert [cell.get_text() for cell in table.select("td")] == told
+        assert [bold.get_text() for bold in table.select("strong")] == ["as claimed here"]
+        assert table["class"] == ["stacked"] and table.td["data-label"] == "claim", "cards on a phone"
     assert not front.find_all("img") and not harmful(front)
     assert "only on the page" not in index.get_text()
     assert front.find("a")["href"] == "05_findings.html" and len(index.find_all("h1")) == 1
@@ -652,6 +657,14 @@ def test_links_lead_to_the_web_or_the_page_itself():
     html = "".join(f'<a href="{address}">x</a>' for address in addresses)
     kept = [link["href"] for link in body_of(code("x", shown({"text/html": html}))).find_all("a")]
     assert kept == ["https://a.example", "mailto:a@b.example", "#t"]
+
+
+def test_numbers_have_a_minus_sign_and_code_keeps_its_hyphen():
+    text = "By -0.4 [-1.2, +0.4] (-2), 2026-11-27, 1e-3, S-1, `x = -0.4`, --seeds -1"
+    output = new_output("stream", name="stdout", text="-0.4\n")
+    body = body_of(markdown(text), code("y = -0.4", output))
+    assert "By −0.4 [−1.2, +0.4] (−2), 2026-11-27, 1e-3, S-1, x = -0.4, --seeds −1" in body.get_text()
+    assert {"x = -0.4", "y = -0.4\n", "-0.4"} <= {tag.get_text() for tag in body.select("code, pre")}
 
 
 def test_tables_of_pandas_styler():

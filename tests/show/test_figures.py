@@ -138,6 +138,13 @@ def test_scores_draws_points_intervals_and_references():
     assert figure.get_suptitle() == "Scores, 95 % intervals over people" and not figure.legends
 
 
+@pytest.mark.parametrize(("highest", "end"), [(0.08, 10), (0.19, 25), (0.85, 100), (1.0, 100), (NAN, 5)])
+def test_low_scores_have_a_scale_on_which_they_can_be_told_apart(highest, end):
+    row = ("low", 1, highest, NAN, NAN, [highest], 0.01, NAN, 0.015, [0.01], False)
+    left, right = figures.scores(scores_of(row), "Scores").axes
+    assert left.get_xlim() == right.get_xlim() == (0, end), "from 0, and the same for both scores"
+
+
 def test_scores_of_several_seeds_are_told_from_those_of_one():
     figure = drawn(figures.scores(scores_of(THREE, ONE, HISTOGRAM), "Scores"))
     left, right = figure.axes

@@ -27,6 +27,8 @@ def grid(*lines):
             [(0.1, "gap", 4.95, 0.9), (0.1, "pfsa", 1, 0.9), (0.3, "gap", 4.8, 0.1), (0.3, "pfsa", 4.8, 0.1)],
             0.3,
         ),
+        # tried with one of the rows only: it shows something of that row, and is no choice for the family
+        ([(0.1, "gap", 1, 0.5), (0.1, "gap+sa1", 4.99, 0.1), (10, "gap+sa1", 1, 0.9)], 0.1),
         # nothing learned: by score alone
         ([(0.1, "gap", 4.99, 0.1), (0.3, "gap", 4.99, 0.2)], 0.3),
     ],

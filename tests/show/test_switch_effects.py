@@ -559,7 +559,7 @@ def test_p_values_are_corrected_over_the_rows_of_several_seeds(made_up, crowd):
     assert np.isnan(of(effects, "ow-factor")["p"])
     verdicts = switch_effects.switch_table(effects).set_index("what")["verdict"]
     assert verdicts["sign of the channel attention"] == "differs"
-    assert verdicts["the plain path, `before`"] == "smaller than 1 point"
+    assert verdicts["the plain path, before"] == "smaller than 1 point"
     assert verdicts["factor of O.W."] == "one seed: no verdict"
     sentence = switch_effects.switch_sentence(effects)
     assert "4 of " in sentence and "2 of 3 change mAP" in sentence

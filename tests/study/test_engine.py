@@ -16,7 +16,7 @@ from cluster import cluster
 from small_checkout import make_step, run, statuses, study_in, wait_until, write_notebook
 
 from reidlib.files import REPOSITORY, read_json
-from reidlib.study import engine
+from reidlib.study import engine, pipeline
 from reidlib.study.engine import EngineError, OnCluster, gpus_here
 from reidlib.study.steps import Step
 from reidlib.study.times import events_file
@@ -55,11 +55,11 @@ def calling(checkout, steps, **options):
     script = f"""
         import sys
         from pathlib import Path
-        from reidlib.study import holding, step_process
+        from reidlib.study import engine, holding, step_process
         from reidlib.study.pipeline import execute
         from reidlib.study.results import Study
         from reidlib.study.steps import Step
-        holding.BEAT, step_process.ALONE = 0.5, 10
+        holding.BEAT, step_process.ALONE, engine.CONNECT_WITHIN = 0.5, 10, 10
         study = Study("demo", "synthetic", Path({str(study_in(checkout).root)!r}))
         steps = [Step(name, notebook, parameters) for name, notebook, parameters in
                  {[(step.name, step.notebook, step.parameters) for step in steps]!r}]
@@ -144,7 +144,7 @@ def test_a_step_is_handed_over_when_a_worker_is_free_for_it(monkeypatch):
     """Also where workers come and go, as a batch system's."""
     monkeypatch.setattr(engine, "LOOK_AGAIN", -1)
     there = {}
-    client = types.SimpleNamespace(scheduler_info=lambda n_workers: {"workers": there})
+    client = types.SimpleNamespace(scheduler_info=lambda n_workers: {"workers": there}, status="running")
     gpu, cpu = {"nthreads": 1, "resources": {"GPU": 1}}, {"nthreads": 2}
     fixed = OnCluster(client, {"a": gpu, "b": cpu})
 
@@ -154,15 +154,61 @@ def test_a_step_is_handed_over_when_a_worker_is_free_for_it(monkeypatch):
     assert not fixed.is_free(training=False, out=[True, False, False])
     del there["a"]
     assert not fixed.is_free(training=True, out=[]), "no training runs without a GPU because one was lost"
+    assert "a worker with a GPU" in fixed.lacks(training=True) and not fixed.lacks(training=False)
     there["c"] = gpu
     assert fixed.is_free(training=True, out=[])
 
+    assert not fixed.lacks(training=True)
+
     there.clear()
+    assert fixed.lacks(training=False) == "a worker"
     begun_empty = OnCluster(client, {})
     assert begun_empty.is_free(training=True, out=[True]), "one step waits, which asks for the next worker"
     there |= {"a": gpu, "b": gpu}
     assert begun_empty.is_free(training=True, out=[True, True])
     assert not begun_empty.is_free(training=True, out=[True, True, True])
+
+
+def test_that_a_cluster_has_no_worker_is_said_once(checkout, monkeypatch):
+    """What the steps wait for would be anyone's guess otherwise."""
+    steps = [make_step(checkout, "10_first", name) for name in "ab"]
+    monkeypatch.setattr(pipeline, "LACKS_UNSAID", 0)
+    looks = iter(range(10**6))
+
+    class Empty(engine.InTurn):
+        def lacks(self, *, training):
+            return "a worker" if next(looks) < 8 else ""
+
+        def is_free(self, *, training, out):
+            return not self.lacks(training=training) and not out
+
+    @contextlib.contextmanager
+    def empty_at_first(*_, **__):
+        yield Empty()
+
+    monkeypatch.setattr(pipeline, "engine_for", empty_at_first)
+    code, said = run(checkout, steps)
+    assert code == 0 and said.count("2 steps wait for a worker: the cluster has none") == 1, said
+
+
+def test_a_scheduler_that_is_lost_is_said_and_nothing_more_is_begun(checkout, tmp_path_factory):
+    place = tmp_path_factory.mktemp("lost")
+    steps = waiting(checkout, "a", "b", "c")
+    with cluster(place) as address, calling(checkout, steps, scheduler=address) as process:
+        wait_until(lambda: sum(bool(attempts(checkout, name)) for name in "abc") == 2)
+        (scheduler,) = [
+            child
+            for child in psutil.Process().children()
+            if "distributed.cli.dask_scheduler" in child.cmdline()
+            and str(place / "scheduler.json") in child.cmdline()
+        ]
+        scheduler.kill()
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 1 and "Traceback" not in said, said
+        assert said.count("the scheduler is gone") == 2, said
+        assert sorted(statuses(said).values()) == ["failed", "failed", "skipped"]
+        begun = [pid for name in "abc" for pid in attempts(checkout, name)]
+        wait_until(lambda: not any(map(psutil.pid_exists, begun)))
 
 
 def test_the_step_on_which_most_waits_starts_first(checkout):

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from made_up_runs import fabricate, fabricate_reference
 import run_all
 from reidlib.config import METHODS
 from reidlib.files import REPOSITORY, read_json, write_json
+from reidlib.report import outside_references
 from reidlib.run import read_run
 from reidlib.settings import ConfigError
 from reidlib.study.reference import PLANS, plan_of, read_reference, reference_studies
@@ -303,7 +305,7 @@ def test_pages_are_made_from_reference_runs_and_say_what_they_are(tmp_path, caps
     arguments = ["--reference", str(tmp_path), "--results", str(tmp_path / "results")]
     pages = ["22_paper_vs_code", "90_report"]
     assert run_all.main([*arguments, "--only", *pages]) == 0, capsys.readouterr().err
-    report = tmp_path / "results" / "reference-pku-reid" / "report"
+    report = tmp_path / "results" / "reference-report" / "pku-reid"
     assert f"Report: {report / 'index.html'}" in capsys.readouterr().out
     for page in ("index", *pages):
         text = (report / f"{page}.html").read_text(encoding="utf-8")
@@ -313,7 +315,7 @@ def test_pages_are_made_from_reference_runs_and_say_what_they_are(tmp_path, caps
     assert (report / "22_paper_vs_code.html").read_text(encoding="utf-8").count(
         "Not shown: this needs the networks"
     ) == 2
-    tables = report.with_name("tables")
+    tables = tmp_path / "results" / "reference-pku-reid" / "tables"
     assert "colour histogram" in (tables / "reference_points.csv").read_text()
     assert len(pd.read_csv(tables / "runs.csv")) == 8
     assert not (tmp_path / "results" / "reference-pku-reid" / "runs").exists()
@@ -322,6 +324,26 @@ def test_pages_are_made_from_reference_runs_and_say_what_they_are(tmp_path, caps
     fabricate_reference(tmp_path, "pku-reid", {("baseline", 2): 0.5})
     run_all.main([*arguments, "--dry-run", "--only", *pages])
     assert capsys.readouterr().err.count("run: changed ") == 2
+
+
+def test_reports_on_several_data_sets_lead_to_each_other_and_travel_together(tmp_path, capsys):
+    fabricate_reference(tmp_path, "pku-reid", FIRST)
+    fabricate_reference(tmp_path, "synthetic", FIRST)
+    results = tmp_path / "results"
+    arguments = ["--reference", str(tmp_path), "--results", str(results), "--archive"]
+    assert run_all.main([*arguments, "--only", "92_settings"]) == 0, capsys.readouterr().err
+    sites = results / "reference-report"
+    for name, other in (("pku-reid", "synthetic"), ("synthetic", "pku-reid")):
+        for page in ("index", "92_settings", "search"):
+            text = (sites / name / f"{page}.html").read_text(encoding="utf-8")
+            assert f'href="../{other}/index.html"' in text and f'href="../{name}/' not in text, page
+    assert outside_references(sites) == []
+    assert outside_references(sites / "pku-reid"), "alone, its links to the other would lead nowhere"
+    archive = results / "reference-report.zip"
+    assert f"Archive: {archive}" in capsys.readouterr().out
+    with zipfile.ZipFile(archive) as file:
+        names = {name.rpartition("/")[0] for name in file.namelist()}
+    assert names >= {"reference-report/pku-reid", "reference-report/synthetic"}
 
 
 # ------------------------------------------------------------------------------------------------ making them
