@@ -112,7 +112,8 @@ def overview(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _verdict_and_effect(row: pd.Series) -> str:
-    return row["verdict"] + (f", {_effect(row)}" if row["seeds"] else "")
+    seeds = f", {row['seeds']} seeds" if 1 < row["seeds"] < ENOUGH else ""
+    return row["verdict"] + (f", {_effect(row)}{seeds}" if row["seeds"] else "")
 
 
 def _effect(row: pd.Series) -> str:

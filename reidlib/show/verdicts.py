@@ -15,6 +15,7 @@ LEVEL = 0.05  # p below it, after Holm's correction, is a difference
 POWER = 0.8
 MOST = 1000  # seeds that anyone would train
 ENOUGH = 3  # seeds, with which a claim of one seed gets a verdict
+TWO_SEEDS = "from two seeds, a third may undo it"  # their interval misses the truth more often than 5 %
 
 
 class Evidence(NamedTuple):
@@ -51,6 +52,7 @@ def judge(claim: Claim, evidence: Evidence, p: float) -> Verdict:
     - An effect whose 90 % interval lies within ∓ margin is smaller than the margin, whatever its p. (Two
       one-sided tests at 5 % say the same; Schuirmann 1987.)
     - Otherwise p < 0.05 makes it as claimed or opposite, by its sign.
+    - Both say so where they rest on two seeds.
     - Otherwise nobody can tell. What would: the seeds that show an effect of the published size with a
       probability of 80 %, or one of the margin's size if none is published, or if those seeds are there.
 
@@ -67,10 +69,12 @@ def judge(claim: Claim, evidence: Evidence, p: float) -> Verdict:
     if effect.seeds == 1:
         return Verdict(ONE_SEED, f"at least {ENOUGH} seeds are needed", ENOUGH)
     margin = margin_of(claim, evidence.level)
+    rests_on = TWO_SEEDS if effect.seeds < ENOUGH else ""
     if -margin < narrow.low and narrow.high < margin:
-        return Verdict(SMALL, "though it differs from 0" if p < LEVEL else "")
+        differs = "though it differs from 0" if p < LEVEL else ""
+        return Verdict(SMALL, "; ".join(filter(None, (differs, rests_on))))
     if p < LEVEL:
-        return Verdict(AS_CLAIMED if effect.difference * claim.sign > 0 else OPPOSITE)
+        return Verdict(AS_CLAIMED if effect.difference * claim.sign > 0 else OPPOSITE, rests_on)
     return _what_would_tell(claim, effect, margin)
 
 

@@ -268,6 +268,14 @@ def test_the_overview_has_a_column_for_each_data_set_and_no_claim_without_a_run(
     assert BY_NAME["O.F."].text not in table.index
 
 
+def test_the_overview_says_where_a_number_rests_on_two_seeds(some):
+    _, runs = some
+    fewer = [run for run in runs[HERE] if run.seed < 2]
+    frame = findings.findings({HERE: runs[HERE], "fewer": fewer})
+    cells = findings_text.overview(frame).set_index("claim").loc[BY_NAME["attention"].text]
+    assert cells["fewer"].endswith("], 2 seeds") and cells[HERE].endswith("]"), cells
+
+
 def test_the_table_of_a_data_set(some):
     frame, _ = some
     table = findings_text.data_set_table(frame, HERE).set_index("claim")

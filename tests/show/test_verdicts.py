@@ -52,6 +52,15 @@ def test_a_clear_effect_is_judged_by_its_sign(difference, sign, words):
     assert judge(replace(DIVERSITY, sign=sign), evidence(difference), 0.049).words == words
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_a_verdict_says_where_it_rests_on_two_seeds(seeds):
+    said = "from two seeds, a third may undo it" if seeds == 2 else ""
+    assert judge(DIVERSITY, evidence(0.05, seeds=seeds), 0.01) == ("as claimed here", said, None)
+    inside = evidence(0.004, half=0.007, narrow=0.0059, seeds=seeds)
+    assert judge(DIVERSITY, inside, 0.9) == ("smaller than the margin", said, None)
+    assert judge(DIVERSITY, inside, 0.01).why == "; ".join(filter(None, ("though it differs from 0", said)))
+
+
 def test_at_five_percent_nobody_can_tell(needs):
     needs[0.074] = 4
     assert judge(DIVERSITY, evidence(0.05), 0.05).words == "cannot tell"
