@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
+from reidlib.config import METHODS
 from reidlib.report import outside_references
 from reidlib.show import findings, tables
 from reidlib.study.reference import PLANS, reference_studies
@@ -38,7 +39,8 @@ def test_its_findings_are_those_of_the_runs(studies, site):
 
 def test_its_table_has_every_run(studies, site):
     (study,) = [one for one in studies if one.name == site.name]
-    now = tables.runs_table(study.runs).astype(str)
+    rows = [run for run in study.runs if run.method in METHODS]  # variants stand in 22_paper_vs_code
+    now = tables.runs_table(rows).astype(str)
     kept = pd.read_csv(site / "files" / "tables" / "runs.csv", dtype=str, keep_default_na=False)
     columns = ["method", "seed", "rank-1 [95 %]", "mAP [95 %]"]
     assert kept[columns].to_numpy().tolist() == now[columns].to_numpy().tolist(), AGAIN
