@@ -44,9 +44,9 @@ GRID = {
     "abdnet": (("baseline",), (2e-4, 5e-4, 1e-3)),
     "pfsa": (("gap", "gap+sa1", "pfsa"), (0.03, 0.1, 0.3)),
 }
-# Rows that hardly learn with any rate of the grid, and higher rates: would one of them do? They do not take
-# part in the choice, which is the family's. SA₁'s weights sum to 1 over the map, so the mean over the map is
-# smaller than GAP's by the number of places, and a higher rate might make up for it.
+# Rows that hardly learn with any rate of the grid, and higher rates, which take no part in the choice: it is
+# the family's. SA₁'s weights sum to 1 over the map, so the mean over the map is smaller than GAP's by the
+# number of places, and a higher rate might have made up for it. On photographs none did.
 BEYOND = {"gap+sa1": (1.0, 3.0, 10.0, 30.0)}
 # The papers' optimisers. From random weights the trunk learns at the full rate.
 OPTIMISERS = {

@@ -239,7 +239,7 @@ def _show_references(options: argparse.Namespace, steps_of: StepsOf, front: Fron
             return 2
         if statuses[-1] == 130:
             return 130
-    sites = request.study.report.parent
+    sites = reference_request(studies[0], options.results).study.report.parent  # of all studies
     if options.archive and not looks and sites.is_dir():
         try:
             _archive(sites, sites.with_suffix(".zip"))

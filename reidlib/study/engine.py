@@ -162,9 +162,9 @@ class OnCluster:
         Args:
             training: whether a training is left.
         """
-        self._look()
-        if self.gone:
+        if self.gone:  # looking would wait until Dask gives up
             return ""
+        self._look()
         if training and self.needs_gpu and not self.gpus:
             return "a worker with a GPU (dask worker … --resources GPU=1)"
         return "" if self.addresses else "a worker"

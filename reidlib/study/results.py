@@ -91,7 +91,7 @@ class Study:
 
     @property
     def report(self) -> Path:
-        if self.reference:
+        if self.reference:  # beside the others, so that their links hold wherever the folder goes
             return self.root.parent / "reference-report" / self.reference.name
         return self.root / "report"
 
