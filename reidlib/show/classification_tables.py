@@ -129,7 +129,7 @@ def takeaway(
     for title in attending:
         text += (
             f", {title} {accuracy[title]:.1f} % "
-            f"({accuracy[title] - accuracy[gap]:+.1f} points, {verdicts[title]})"
+            f"({accuracy[title] - accuracy[gap]:+z.1f} points, {verdicts[title]})"
         )
     length = rows["length of the pooled vector, before training"]
     times = " and ".join(f"{length[gap] / length[title]:.0f}" for title in attending)

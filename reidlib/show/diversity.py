@@ -268,7 +268,7 @@ def mechanism_sentence(runs: Sequence[Run]) -> str:
         seeds.append(len(pairs))
         published = published_correlation(one) - published_correlation(other)
         sentences.append(
-            f"{what} moves S(Corr) by {moved[0]} (published: {published:+.3f}) and the effective rank by "
+            f"{what} moves S(Corr) by {moved[0]} (published: {published:+z.3f}) and the effective rank by "
             f"{moved[1]} points of its largest value."
         )
     if seeds:
@@ -300,5 +300,5 @@ def _moved(pairs: Sequence[tuple[Run, Run]], column: str) -> str | None:
     effect = over_people(one, other, people) or crossed_effect(one, other, people)
     _, scale, digits = SHOWN[column]
     mean, low, high = (scale * value for value in effect[:3])
-    text = f"{mean:+.{digits}f}"
-    return text if math.isnan(low) else f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    text = f"{mean:+z.{digits}f}"
+    return text if math.isnan(low) else f"{text} [{low:+z.{digits}f}, {high:+z.{digits}f}]"

@@ -482,7 +482,7 @@ def switch_panels(untrained: pd.DataFrame, effects: pd.DataFrame, title: str) ->
     figure.suptitle(literally(title))
     differing = effects[effects["verdict"] == DIFFERS]
     told = [
-        f"{row['what'].replace('`', '')} ({row['side']}) {100 * row['map_difference']:+.1f}"
+        f"{row['what'].replace('`', '')} ({row['side']}) {100 * row['map_difference']:+z.1f}"
         for _, row in differing.iterrows()
     ]
     return described(

@@ -16,6 +16,7 @@ from reidlib.config import VARIANTS
 from reidlib.crossed import crossed_effect
 from reidlib.errors import ReidError
 from reidlib.run import Run
+from reidlib.show.text import runs_in_short
 from reidlib.show.verdicts import Evidence, judge, margin_of
 from reidlib.statistics import holm
 
@@ -198,5 +199,5 @@ def _row(claim: Claim, sides: Sequence[Samples], found: Evidence, p: float) -> d
         "published": np.nan if claim.size is None else claim.size, "published_in": claim.size_source,
         "verdict": verdict.words, "why": verdict.why, "seeds_needed": verdict.seeds or np.nan,
         "more_hours": hours * (verdict.seeds - effect.seeds) if verdict.seeds else np.nan,
-        "first": claim.first, "second": claim.second, "not_learned": ", ".join(found.not_learned),
+        "first": claim.first, "second": claim.second, "not_learned": runs_in_short(found.not_learned),
     }  # fmt: skip

@@ -8,7 +8,7 @@ import pandas as pd
 from reidlib.claims import CLAIMS, MEASURES, Claim
 from reidlib.config import METHODS, VARIANTS
 from reidlib.show.findings import RunsByDataset, runs_of
-from reidlib.show.text import DASH, p_value
+from reidlib.show.text import DASH, p_value, runs_in_short
 from reidlib.show.verdicts import (
     AS_CLAIMED,
     ENOUGH,
@@ -24,7 +24,8 @@ from reidlib.show.verdicts import (
 )
 
 BY_NAME: Mapping[str, Claim] = {claim.name: claim for claim in CLAIMS}
-JUDGED = (AS_CLAIMED, OPPOSITE, SMALL, UNCLEAR)
+TOLD = (AS_CLAIMED, OPPOSITE, SMALL)
+JUDGED = (*TOLD, UNCLEAR)
 # What follows the number of claims in a sentence.
 _IN_WORDS = {
     OPPOSITE: "opposite",
@@ -39,10 +40,13 @@ _IN_WORDS = {
 def answer(found: pd.DataFrame, runs: RunsByDataset) -> str:
     """The findings in a few lines (Markdown): for each data set how many claims hold, and what is open.
 
+    Where several data sets tell something, the first line says in what they agree.
+
     Args:
         found: table of `findings.findings`, from these runs.
     """
-    lines = []
+    several = found.loc[found["verdict"].isin(TOLD), "data_set"].nunique() > 1
+    lines = [f"- **All together:** {across_data_sets(found)}"] if several else []
     for data_set, members in found.groupby("data_set", sort=False):
         names = {words: part["name"].tolist() for words, part in members.groupby("verdict")}
         judged, held = sum(len(names.get(words, ())) for words in JUDGED), names.get(AS_CLAIMED, ())
@@ -66,8 +70,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _not_learned(runs: Sequence) -> str:
-    names = [f"`{run.name}`" for run in runs if run.learned is False]
-    return f" No verdict rests on runs that did not learn: {', '.join(names)}." if names else ""
+    names = [run.name for run in runs if run.learned is False]
+    return f" No verdict rests on runs that did not learn: {runs_in_short(names)}." if names else ""
 
 
 def _cost(members: pd.DataFrame, runs: Sequence) -> str:
@@ -206,7 +210,7 @@ def how_to_run(found: pd.DataFrame, data_set: str, profile: str, dataset: str) -
 
 def across_data_sets(found: pd.DataFrame) -> str:
     """In which claims the data sets agree, in words."""
-    told = found[found["verdict"].isin([AS_CLAIMED, OPPOSITE, SMALL])]
+    told = found[found["verdict"].isin(TOLD)]
     if told.empty:
         return "No data set can tell any claim: runs are missing, have one seed, or leave it open."
     agreed: dict[str, list[str]] = {}

@@ -163,7 +163,7 @@ def networks_sentence(table: pd.DataFrame) -> str:
         one, other = by_title.loc[METHODS[row].title], by_title.loc[METHODS[base].title]
         more = [100 * (one[f"papers' {name}"] / other[f"papers' {name}"] - 1) for name in SIZES[:2]]
         parts.append(
-            f"{METHODS[row].title} has {more[0]:+.1f} % parameters and {more[1]:+.1f} % multiply-adds beside "
-            f"{METHODS[base].title}"
+            f"{METHODS[row].title} has {more[0]:+z.1f} % parameters and {more[1]:+z.1f} % multiply-adds "
+            f"beside {METHODS[base].title}"
         )
     return f"Under the papers' settings, {'; '.join(parts)}."

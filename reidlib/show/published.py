@@ -30,7 +30,7 @@ def as_published(value: float) -> str:
 
 def difference_from_paper(ours: float | None, paper: float) -> str:
     """Ours (a fraction) minus the paper's (a percentage), in points with a sign; "–" if one is missing."""
-    return DASH if ours is None or pd.isna(paper) else f"{100 * ours - paper:+.1f}"
+    return DASH if ours is None or pd.isna(paper) else f"{100 * ours - paper:+z.1f}"
 
 
 def published_result(method: str, dataset: str) -> dict[str, float]:

@@ -524,7 +524,7 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
         run = row["seeds"] > 0
         reasons = {DID_NOT_LEARN: DID_NOT_LEARN, IMPOSSIBLE: NOT_COMPUTED, SAME_HERE: NOT_COMPUTED}
         missing = reasons.get(row["verdict"], NOT_RUN)
-        each = ", ".join(f"{100 * value:+.1f}" for value in row["map_by_seed"]) if run else missing
+        each = ", ".join(f"{100 * value:+z.1f}" for value in row["map_by_seed"]) if run else missing
         rows.append(
             {
                 "paper": row["paper"],
@@ -560,7 +560,7 @@ def switch_sentence(effects: pd.DataFrame) -> str:
             f" With several seeds, {len(apart)} of {(run['seeds'] > 1).sum()} change mAP "
             "(over seeds and people together, Holm-corrected, 5 %)"
         )
-        named = "; ".join(f"{row['what']} {100 * row['map_difference']:+.1f}" for _, row in apart.iterrows())
+        named = "; ".join(f"{row['what']} {100 * row['map_difference']:+z.1f}" for _, row in apart.iterrows())
         text += f": {named} points, against as released." if named else "."
         text += f" The change is {SMALL}: {'; '.join(small['what'])}." if len(small) else ""
     if NOISE in set(run["name"]):

@@ -268,7 +268,7 @@ def effects_table(runs: Sequence[Run], reference: str) -> pd.DataFrame:
             continue
         effect = paired_effect([(run.queries, bases[run.seed].queries) for run in compared])
         effects.append(effect)
-        each = ", ".join(f"{100 * value:+.1f}" for value in effect.map_by_seed)
+        each = ", ".join(f"{100 * value:+z.1f}" for value in effect.map_by_seed)
         rows.append(
             row
             | {

@@ -34,10 +34,10 @@ def points(difference: float, low: float, high: float, over: str = "") -> str:
 
     over: what the interval is over, if that has to be said: "+1.2, over people [-0.3, +2.7]".
     """
-    text = f"{100 * difference:+.1f}"
+    text = f"{100 * difference:+z.1f}"
     if math.isnan(low):
         return text
-    return f"{text}{f', over {over}' if over else ''} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{text}{f', over {over}' if over else ''} [{100 * low:+z.1f}, {100 * high:+z.1f}]"
 
 
 def effect_points(effect: CrossedEffect, over_people: Interval | None = None) -> str:
@@ -52,6 +52,29 @@ def p_value(p: float) -> str:
     if math.isnan(p):
         return DASH
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def in_ranges(numbers: Iterable[int]) -> str:
+    """Numbers as text: 0, 1, 2, 5 → "0–2, 5"."""
+    groups: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if groups and number == groups[-1][-1] + 1:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return ", ".join(f"{own[0]}–{own[-1]}" if len(own) > 1 else str(own[0]) for own in groups)
+
+
+def runs_in_short(names: Iterable[str]) -> str:
+    """Names of runs as text, a row's several seeds together: "gap-seed0, pfsa (seeds 0–2, 5)"."""
+    seeds: dict[str, list[int]] = {}  # row → seeds
+    for name in names:
+        row, _, seed = name.rpartition("-seed")
+        seeds.setdefault(row, []).append(int(seed))
+    return ", ".join(
+        f"{row} (seeds {in_ranges(own)})" if len(own) > 1 else f"{row}-seed{own[0]}"
+        for row, own in seeds.items()
+    )
 
 
 def percent_over_seeds(values: Sequence[float]) -> str:

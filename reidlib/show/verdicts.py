@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from reidlib.claims import MEASURES, Claim
 from reidlib.crossed import CrossedEffect, seeds_needed
+from reidlib.show.text import runs_in_short
 
 AS_CLAIMED, OPPOSITE = "as claimed here", "opposite here"
 SMALL, UNCLEAR = "smaller than the margin", "cannot tell"
@@ -65,7 +66,7 @@ def judge(claim: Claim, evidence: Evidence, p: float) -> Verdict:
     if evidence.unmeasured:
         return Verdict(NOT_MEASURED, f"the runs hold no {MEASURES[claim.measure].column}")
     if effect is None:
-        return Verdict(NOT_LEARNED, ", ".join(evidence.not_learned))
+        return Verdict(NOT_LEARNED, runs_in_short(evidence.not_learned))
     if effect.seeds == 1:
         return Verdict(ONE_SEED, f"at least {ENOUGH} seeds are needed", ENOUGH)
     margin = margin_of(claim, evidence.level)
@@ -107,7 +108,7 @@ def _seeds_would_tell(size: str, seeds: int | None) -> Verdict:
 def in_unit(claim: Claim, value: float, sign: str = "") -> str:
     """A number in the unit of the claim's measure: 0.011 → "1.1"; sign: "+" for an effect."""
     measure = MEASURES[claim.measure]
-    return f"{measure.scale * value:{sign}.{measure.digits}f}"
+    return f"{measure.scale * value:{sign}z.{measure.digits}f}"
 
 
 def effect_in_unit(claim: Claim, difference: float, low: float, high: float) -> str:

@@ -115,7 +115,7 @@ def test_no_verdict_rests_on_a_run_that_did_not_learn(study):
     assert (row["seeds"], row["not_learned"]) == (2, "baseline+pam+cam-seed2")
     assert row["difference"] == pytest.approx(0.1, abs=0.003)
     text = findings_text.answer(frame, {HERE: [*plain, *attention]})
-    assert "did not learn: `baseline+pam+cam-seed2`" in text
+    assert "did not learn: baseline+pam+cam-seed2." in text
     row = row_of(found_in([*plain, attention[2]]), "attention")
     assert (row["verdict"], row["why"]) == ("did not learn", "baseline+pam+cam-seed2")
 
@@ -319,6 +319,23 @@ def test_claims_table_says_who_says_what():
     assert row["rows"] == "abdnet − baseline+pam+cam"
     assert table.loc[BY_NAME["O.F. flattens"].text, "margin"] == "5%"
     assert table.loc[BY_NAME["PAM"].text, "margin"] == "0.5"
+
+
+def test_many_runs_that_did_not_learn_are_named_by_their_seeds(study):
+    runs = seeds(study, "gap", 0.5, 0.5, 0.5, 0.5)
+    runs += [make(study, "gap+sa1", 0.002, seed, learned=seed == 2) for seed in range(4)]
+    frame = found_in(runs)
+    assert row_of(frame, "SA before GAP")["not_learned"] == "gap+sa1 (seeds 0–1, 3)"
+    assert "did not learn: gap+sa1 (seeds 0–1, 3)." in findings_text.answer(frame, {HERE: runs})
+
+
+def test_the_answer_begins_with_what_the_data_sets_agree_in(study, some):
+    frame, runs = some
+    two = pd.concat([frame, frame.assign(data_set="elsewhere")], ignore_index=True)
+    first, *others = findings_text.answer(two, {**runs, "elsewhere": runs[HERE]}).splitlines()
+    assert first == f"- **All together:** {findings_text.across_data_sets(two)}"
+    assert others[0].startswith(f"- **{HERE}:**")
+    assert "All together" not in findings_text.answer(frame, runs), "one data set alone"
 
 
 def test_agreement_between_data_sets():

@@ -134,4 +134,5 @@ def test_one_seed_has_no_verdict_however_large_its_effect():
 def test_numbers_in_the_unit_of_the_measure():
     assert verdicts.effect_in_unit(DIVERSITY, 0.0123, -0.004, 0.03) == "+1.2 [-0.4, +3.0]"
     assert verdicts.effect_in_unit(DIVERSITY, 0.0123, NAN, NAN) == "+1.2"
+    assert verdicts.effect_in_unit(DIVERSITY, -0.0002, NAN, NAN) == "+0.0", "zero has no other sign"
     assert verdicts.in_unit(BY_NAME["attention correlates"], 0.319) == "0.319"

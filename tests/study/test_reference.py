@@ -29,6 +29,7 @@ from reidlib.synthetic import SyntheticSpec
 sys.path.insert(0, str(REPOSITORY / "tools"))
 import make_reference  # noqa: E402
 
+PKU_RUNS = len(plan_of("pku-reid").runs())
 FIRST = {("baseline", 0): 0.25, ("gap", 0): 0.125}
 
 
@@ -54,13 +55,22 @@ def test_runs_are_made_seed_by_seed_each_once_and_all_can_be_made(plan):
 
 def test_what_is_planned():
     real, small, synthetic = (plan_of(name) for name in ("cuhk03-np-detected", "pku-reid", "synthetic"))
-    assert real.seeds == (0, 1, 2) and small.seeds == synthetic.seeds == (0, 1, 2, 3, 4)
+    assert min(len(plan.seeds) for plan in PLANS) >= 3 and synthetic.seeds == (0, 1, 2, 3, 4)
     assert [real.experiment(name).sa_normalization for name in ("gap+sa1", *real.sides)] == ["sum", "softmax"]
     assert real.experiment(*real.sides).method.startswith("gap+sa1.")
     assert set(synthetic.methods) == set(METHODS)
     assert len(synthetic.sides) == 4 and ("pfsa.classes.as-released", 2) in synthetic.runs()
     assert ("pfsa.classes.as-released", 3) not in synthetic.runs()
     assert SyntheticSpec(**synthetic.data_options).test_identities >= 200
+
+
+def test_the_longer_training_differs_in_the_number_of_steps_only():
+    short, long = plan_of("cuhk03-np-detected"), plan_of("cuhk03-np-detected-longer")
+    assert set(long.methods) < set(short.methods)
+    for method, seed in long.runs():
+        experiment = long.experiment(method, seed)
+        assert experiment == dataclasses.replace(short.experiment(method, seed), steps_per_epoch=300)
+        assert 300 * (experiment.warmup_epochs + experiment.epochs) == 3000
 
 
 def test_a_plan_may_not_set_for_all_rows_what_a_side_changes():
@@ -136,19 +146,34 @@ def test_studies_have_their_runs_in_the_order_of_the_plan_and_say_what_they_are(
     assert small.runs[0].queries["average_precision"].tolist() == [0.25] * 20
 
 
+def test_of_several_machines_each_is_named_with_its_seeds(tmp_path):
+    other = {
+        "commit": "abc",
+        "python": "3",
+        "torch": "2",
+        "processor": "made up",
+        "cores": 16,
+        "device": "A card",
+    }
+    fabricate_reference(tmp_path, "pku-reid", {("baseline", seed): 0.5 for seed in (0, 1, 2, 4)})
+    fabricate_reference(tmp_path, "pku-reid", {("baseline", 3): 0.5}, made_by=other)
+    (study,) = reference_studies(tmp_path)
+    assert study.origin["Hardware"] == "made up, 2 cores (seeds 0–2, 4); A card (seeds 3)"
+
+
 def test_runs_that_do_not_belong_are_left_out_and_named(tmp_path):
     root = fabricate_reference(tmp_path, "pku-reid", FIRST)
     fabricate_reference(tmp_path, "pku-reid", {("abdnet", 0): 0.5}, code="of another commit")
     fabricate_reference(tmp_path, "pku-reid", {("pfsa", 0): 0.5}, settings={"epochs": 7})
     fabricate_reference(tmp_path, "pku-reid", {("gap+sa1", 0): 0.5}, scored_on="1" * 16)
-    shutil.copytree(root / "runs" / "gap-seed0", root / "runs" / "gap-seed9")
+    shutil.copytree(root / "runs" / "gap-seed0", root / "runs" / "gap-seed99")
     (study,) = reference_studies(tmp_path)
     assert names(study) == ["baseline-seed0", "gap-seed0"]
     planned = plan_of("pku-reid").settings["epochs"]
     assert sorted(study.left_out) == [
         "`abdnet-seed0` is left out, made with other code of training.",
         "`gap+sa1-seed0` is left out, made with other images to test on.",
-        "`gap-seed9` is left out, made with a row or seed that is not in the plan.",
+        "`gap-seed99` is left out, made with a row or seed that is not in the plan.",
         f"`pfsa-seed0` is left out, made with epochs = 7 in place of {planned}.",
     ]
 
@@ -287,7 +312,7 @@ def test_a_dry_run_says_what_there_is_and_writes_nothing(tmp_path, capsys):
     arguments = ["--reference", str(tmp_path), "--results", str(tmp_path / "results"), "--dry-run"]
     assert run_all.main([*arguments, "--force"]) == 0
     out, err = capsys.readouterr()
-    assert out.count("These are reference runs") == 2 and "2 of 35 planned" in out
+    assert out.count("These are reference runs") == 2 and f"2 of {PKU_RUNS} planned" in out
     steps = [line.split()[0] for line in err.splitlines()]
     steps = [step for step in steps if step != "05_findings"]
     every = ["02_networks", "92_settings"]
@@ -309,7 +334,7 @@ def test_pages_are_made_from_reference_runs_and_say_what_they_are(tmp_path, caps
     assert f"Report: {report / 'index.html'}" in capsys.readouterr().out
     for page in ("index", *pages):
         text = (report / f"{page}.html").read_text(encoding="utf-8")
-        assert "These are reference runs on PKU-Reid, 74 people (8 of 35 planned)" in text
+        assert f"These are reference runs on PKU-Reid, 74 people (8 of {PKU_RUNS} planned)" in text
         assert "at commit abc" in text
         assert str(tmp_path) not in text
     assert (report / "22_paper_vs_code.html").read_text(encoding="utf-8").count(
