@@ -1,20 +1,25 @@
-"""Reads the finished runs of `23_classification`, and decides which belong together."""
+"""Reads the finished runs of `23_classification`, and decides which belong together.
+
+The module of these runs is imported where there are some: it imports torch, which is slow.
+"""
 
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
-from reidlib.classification.pooling_runs import POOLINGS, ClassificationRun, Settings, read_pooling_run
 from reidlib.files import FileError, digest
 from reidlib.study.alike import OTHER_DATA, differences_in_words, left_out_sentences
 from reidlib.study.results import Study
 
+if TYPE_CHECKING:
+    from reidlib.classification.pooling_runs import ClassificationRun
+
 DAMAGED = "a damaged record, which 23_classification makes again"
-_NAME = re.compile(rf"({'|'.join(map(re.escape, POOLINGS))})-seed(0|[1-9]\d*)")
 
 
-def classification_runs(study: Study, images: str) -> tuple[list[ClassificationRun], list[str]]:
+def classification_runs(study: Study, images: str) -> tuple[list["ClassificationRun"], list[str]]:
     """The runs on these images that belong together, by name.
 
     They have the settings, the images and the code that most of the runs have; where as many have others,
@@ -26,9 +31,15 @@ def classification_runs(study: Study, images: str) -> tuple[list[ClassificationR
     Returns:
         The runs, and one sentence (Markdown) for each reason why others are left out.
     """
+    files = sorted((study.runs / f"classification-{images}").glob("*.json"))
+    if not files:
+        return [], []
+    from reidlib.classification.pooling_runs import POOLINGS, read_pooling_run
+
+    name = re.compile(rf"({'|'.join(map(re.escape, POOLINGS))})-seed(0|[1-9]\d*)")
     found, left_out = [], []
-    for path in sorted((study.runs / f"classification-{images}").glob("*.json")):
-        if not _NAME.fullmatch(path.stem):
+    for path in files:
+        if not name.fullmatch(path.stem):
             continue
         try:
             found.append((path.stat().st_mtime_ns, read_pooling_run(path)))
@@ -47,12 +58,14 @@ def classification_runs(study: Study, images: str) -> tuple[list[ClassificationR
     return chosen, left_out_sentences(left_out)
 
 
-def _made_with(run: ClassificationRun) -> str:
+def _made_with(run: "ClassificationRun") -> str:
     return digest([run.made_from, len(run.correct)])
 
 
-def _unlike(run: ClassificationRun, wanted: ClassificationRun) -> Iterator[str]:
+def _unlike(run: "ClassificationRun", wanted: "ClassificationRun") -> Iterator[str]:
     """How a run was made otherwise than another one, in words."""
+    from reidlib.classification.pooling_runs import Settings
+
     own, other = run.made_from, wanted.made_from
     if (own["data"], len(run.correct)) != (other["data"], len(wanted.correct)):
         yield OTHER_DATA
