@@ -54,29 +54,6 @@ def p_value(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
-def in_ranges(numbers: Iterable[int]) -> str:
-    """Numbers as text: 0, 1, 2, 5 → "0–2, 5"."""
-    groups: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if groups and number == groups[-1][-1] + 1:
-            groups[-1].append(number)
-        else:
-            groups.append([number])
-    return ", ".join(f"{own[0]}–{own[-1]}" if len(own) > 1 else str(own[0]) for own in groups)
-
-
-def runs_in_short(names: Iterable[str]) -> str:
-    """Names of runs as text, a row's several seeds together: "gap-seed0, pfsa (seeds 0–2, 5)"."""
-    seeds: dict[str, list[int]] = {}  # row → seeds
-    for name in names:
-        row, _, seed = name.rpartition("-seed")
-        seeds.setdefault(row, []).append(int(seed))
-    return ", ".join(
-        f"{row} (seeds {in_ranges(own)})" if len(own) > 1 else f"{row}-seed{own[0]}"
-        for row, own in seeds.items()
-    )
-
-
 def percent_over_seeds(values: Sequence[float]) -> str:
     """Mean ± standard deviation and Student's 95 % interval, in %; a single seed only has the mean."""
     over = seed_summary(values)
@@ -100,9 +77,27 @@ def percent_of_seeds(values: Sequence[float], interval: Sequence[float] | None =
 
 
 def numbered_seeds(seeds: Iterable[int]) -> str:
-    """The seeds in words, in ascending order: "seed 0", "seeds 0, 1, 2"."""
-    seeds = sorted(set(seeds))
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    """The seeds in words, in ascending order: "seed 0", "seeds 0, 1", "seeds 0–2, 5"."""
+    groups: list[list[int]] = []  # of consecutive seeds
+    for seed in sorted(set(seeds)):
+        if groups and seed == groups[-1][-1] + 1:
+            groups[-1].append(seed)
+        else:
+            groups.append([seed])
+    parts = [f"{own[0]}–{own[-1]}" if len(own) > 2 else ", ".join(map(str, own)) for own in groups]
+    return f"seed{'s' if sum(map(len, groups)) > 1 else ''} {', '.join(parts)}"
+
+
+def runs_in_short(names: Iterable[str]) -> str:
+    """Names of runs as text, a row's several seeds together: "gap-seed0, pfsa (seeds 0–2, 5)"."""
+    seeds: dict[str, list[int]] = {}  # row → seeds
+    for name in names:
+        row, _, seed = name.rpartition("-seed")
+        seeds.setdefault(row, []).append(int(seed))
+    return ", ".join(
+        f"{row} ({numbered_seeds(own)})" if len(own) > 1 else f"{row}-seed{own[0]}"
+        for row, own in seeds.items()
+    )
 
 
 def in_markdown(name: str) -> str:

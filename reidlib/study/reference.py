@@ -267,7 +267,7 @@ class ReferenceStudy:
 
         Of several machines, each is given with its seeds: rows of equal seeds are compared.
         """
-        from reidlib.show.text import in_ranges  # imports pandas, which is slow
+        from reidlib.show.text import numbered_seeds  # imports pandas, which is slow
 
         metrics = [run.metrics for run in self.runs]
         made = [one["made_by"] for one in metrics]
@@ -278,7 +278,7 @@ class ReferenceStudy:
             on_cpu = f"{one['processor']}, {one['cores']} cores"
             seeds_of.setdefault(on_cpu if one["device"] == "cpu" else one["device"], set()).add(run.seed)
         hardware = (
-            machine + (f" (seeds {in_ranges(seeds)})" if len(seeds_of) > 1 else "")
+            machine + (f" ({numbered_seeds(seeds)})" if len(seeds_of) > 1 else "")
             for machine, seeds in seeds_of.items()
         )
         return {

@@ -325,8 +325,8 @@ def test_many_runs_that_did_not_learn_are_named_by_their_seeds(study):
     runs = seeds(study, "gap", 0.5, 0.5, 0.5, 0.5)
     runs += [make(study, "gap+sa1", 0.002, seed, learned=seed == 2) for seed in range(4)]
     frame = found_in(runs)
-    assert row_of(frame, "SA before GAP")["not_learned"] == "gap+sa1 (seeds 0–1, 3)"
-    assert "did not learn: gap+sa1 (seeds 0–1, 3)." in findings_text.answer(frame, {HERE: runs})
+    assert row_of(frame, "SA before GAP")["not_learned"] == "gap+sa1 (seeds 0, 1, 3)"
+    assert "did not learn: gap+sa1 (seeds 0, 1, 3)." in findings_text.answer(frame, {HERE: runs})
 
 
 def test_the_answer_begins_with_what_the_data_sets_agree_in(study, some):

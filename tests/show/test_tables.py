@@ -521,7 +521,7 @@ def test_scores_frame_of_several_seeds(study):
     assert frame.loc[1, "map_by_seed"] == pytest.approx([0.2, 0.3, 0.4])
     assert frame.loc[1, ["rank1", "rank1_low", "rank1_high"]].tolist() == pytest.approx([0.6, 0.4, 0.8])
     assert frame.loc[0, ["map_low", "map_high"]].tolist() == pytest.approx([0.2, 0.3])
-    assert tables.seeds_in_words(runs) == "seeds 0, 1, 2, 5"
+    assert tables.seeds_in_words(runs) == "seeds 0–2, 5"
 
 
 def test_scores_of_a_single_person_are_shown_without_intervals_everywhere(study):
