@@ -1,4 +1,4 @@
-"""Shared helpers and fixtures: golden values, made-up released weights, noise images, one thread."""
+"""Shared helpers and fixtures: golden values, made-up released weights, noise images, one thread, no GPU."""
 
 import contextlib
 import functools
@@ -30,6 +30,8 @@ SLOW_FIRST = (
     "test_classification.py",
     "test_records.py",
 )
+
+HAS_GPU = torch.cuda.is_available()
 
 if os.environ.get("PYTEST_XDIST_WORKER"):
     torch.set_num_threads(1)  # each test process has a core
@@ -85,6 +87,24 @@ def released_state(
             released = released.replace(f"branches.{branch}.", f"branches.{number}.")
         state[released] = released_entry(name, tuple(shape))
     return state
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_gpu():
+    """Tests and the programs that they start run on the CPU: a GPU's numbers differ from time to time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The GPU, which other tests do not see. Without one, the test is skipped."""
+    if not HAS_GPU:
+        pytest.skip("needs a GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    return torch.device("cuda")
 
 
 @contextlib.contextmanager

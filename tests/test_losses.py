@@ -297,12 +297,11 @@ def test_together_equals_one_by_one():
     torch.testing.assert_close(torch.cat(alone), spectral_spread(f, starts), rtol=1e-5, atol=0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_equals_cpu():
+def test_gpu_equals_cpu(gpu):
     """With the same start vectors, the batches of a GPU give the numbers of the CPU's loop."""
     weights = [torch.randn(shape) for shape in ((8, 4, 3, 3), (6, 8, 1, 1), (8, 4, 3, 3))]
     values = []
-    for device in ("cpu", "cuda"):
+    for device in (torch.device("cpu"), gpu):
         moved = [w.to(device).requires_grad_() for w in weights]
         penalty = orthogonality_weights(moved, generator=torch.Generator().manual_seed(3))
         values.append([x.cpu() for x in (penalty.detach(), *torch.autograd.grad(penalty, moved))])

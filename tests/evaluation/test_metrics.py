@@ -234,11 +234,10 @@ def test_the_code_path_for_a_gpu_gives_the_same(case, rows):
         assert_same(metrics, retrieval_metrics(**case, device="cpu", memory_budget_mb=budget))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu():
+def test_on_a_gpu(gpu):
     values = golden("large")
     metrics = retrieval_metrics(
-        torch.as_tensor(values["query_features"]).cuda(), values["gallery_features"], *labels_of(values)
+        torch.as_tensor(values["query_features"]).to(gpu), values["gallery_features"], *labels_of(values)
     )
     np.testing.assert_allclose(metrics.average_precision, values["per_query_ap"], rtol=1e-12)
 
