@@ -14,7 +14,8 @@ however many run at a time and wherever, on equal processors. Steps on which the
 A training takes the resource GPU where workers offer it. The step of a lost worker is done by another one,
 from its last epoch.
 
-One server with eight GPUs needs only `run_all.py --workers 8`. On a cluster, the checkout and `--results`
+One server with eight GPUs needs only `run_all.py --workers 8`. More workers than GPUs share them: small
+networks leave a large GPU idle most of the time. On a cluster, the checkout and `--results`
 must lie on a file system that all workers share, under the same path; this is checked before anything runs.
 Start scheduler and workers from the study's environment, one worker for each GPU:
 
