@@ -265,7 +265,8 @@ class ReferenceStudy:
     def origin(self) -> dict[str, str]:
         """Where the runs come from: "Reference runs", "Made", "Commit", "Hardware", "Versions" and "Time".
 
-        Of several machines, each is given with its seeds: rows of equal seeds are compared.
+        Of several machines, each is given with its seeds, because rows of equal seeds are compared; where two
+        made runs of the same seed, with its rows.
         """
         from reidlib.show.text import numbered_seeds  # imports pandas, which is slow
 
@@ -273,13 +274,19 @@ class ReferenceStudy:
         made = [one["made_by"] for one in metrics]
         seconds = sum(one["train_seconds"] + one["score_seconds"] for one in metrics)
         days = sorted({one["finished"][:10] for one in metrics})
-        seeds_of: dict[str, set[int]] = {}  # machine → seeds
+        runs_on: dict[str, list[Run]] = {}  # machine → runs
         for run, one in zip(self.runs, made, strict=True):
             on_cpu = f"{one['processor']}, {one['cores']} cores"
-            seeds_of.setdefault(on_cpu if one["device"] == "cpu" else one["device"], set()).add(run.seed)
+            runs_on.setdefault(on_cpu if one["device"] == "cpu" else one["device"], []).append(run)
+        seeds = {machine: {run.seed for run in runs} for machine, runs in runs_on.items()}
+        by_seed = sum(map(len, seeds.values())) == len(set().union(*seeds.values()))
+        which = {
+            machine: numbered_seeds(seeds[machine]) if by_seed else _each(run.method for run in runs)
+            for machine, runs in runs_on.items()
+        }
         hardware = (
-            machine + (f" ({numbered_seeds(seeds)})" if len(seeds_of) > 1 else "")
-            for machine, seeds in seeds_of.items()
+            machine + (f" ({named.replace('; ', ', ')})" if len(runs_on) > 1 else "")
+            for machine, named in which.items()
         )
         return {
             "Reference runs": f"{len(self.runs)} of {len(self.plan.runs())} planned",

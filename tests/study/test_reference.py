@@ -159,6 +159,10 @@ def test_of_several_machines_each_is_named_with_its_seeds(tmp_path):
     fabricate_reference(tmp_path, "pku-reid", {("baseline", 3): 0.5}, made_by=other)
     (study,) = reference_studies(tmp_path)
     assert study.origin["Hardware"] == "made up, 2 cores (seeds 0–2, 4); A card (seed 3)"
+    fabricate_reference(tmp_path, "pku-reid", {("gap", 0): 0.5, ("pfsa", 0): 0.5}, made_by=other)
+    fabricate_reference(tmp_path, "pku-reid", {("baseline", 3): 0.5})
+    (study,) = reference_studies(tmp_path)
+    assert study.origin["Hardware"] == "made up, 2 cores (baseline); A card (gap, pfsa)"
 
 
 def test_runs_that_do_not_belong_are_left_out_and_named(tmp_path):
