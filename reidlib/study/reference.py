@@ -281,13 +281,12 @@ class ReferenceStudy:
         seeds = {machine: {run.seed for run in runs} for machine, runs in runs_on.items()}
         by_seed = sum(map(len, seeds.values())) == len(set().union(*seeds.values()))
         which = {
-            machine: numbered_seeds(seeds[machine]) if by_seed else _each(run.method for run in runs)
+            machine: numbered_seeds(seeds[machine])
+            if by_seed
+            else ", ".join(dict.fromkeys(run.method for run in runs))
             for machine, runs in runs_on.items()
         }
-        hardware = (
-            machine + (f" ({named.replace('; ', ', ')})" if len(runs_on) > 1 else "")
-            for machine, named in which.items()
-        )
+        hardware = (machine + (f" ({named})" if len(runs_on) > 1 else "") for machine, named in which.items())
         return {
             "Reference runs": f"{len(self.runs)} of {len(self.plan.runs())} planned",
             "Made": " to ".join(dict.fromkeys([days[0], days[-1]])),
