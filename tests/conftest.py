@@ -109,12 +109,10 @@ def gpu(monkeypatch):
 
 @contextlib.contextmanager
 def one_thread_on_the_cpu():
-    """One thread and no GPU, so that numbers do not depend on the machine. Restores torch's settings."""
+    """One thread (`no_gpu` hides GPUs), so that numbers do not depend on the machine. Restores settings."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: False)
-        yield
+    yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
 

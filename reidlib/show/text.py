@@ -1,4 +1,7 @@
-"""Numbers as text, the same everywhere: percentages, points, intervals, p-values. Names from data as text."""
+"""Numbers as text, the same everywhere: percentages, points, intervals, p-values. Names from data as text.
+
+An effect that rounds to 0 is "+0.0": the `z` in a format takes the sign of a negative zero away.
+"""
 
 import math
 import re

@@ -158,9 +158,9 @@ PLANS: tuple[ReferencePlan, ...] = (
             *("baseline", "baseline+pam+cam", "abdnet-xe", "abdnet", "baseline+of+ow"),
             *("pfsa-without-sa", "pfsa", "gap", "gap+sa1"),
         ),
-        seeds=(0, 1, 2, 3, 4, 5, 6),
+        seeds=tuple(range(7)),
         variants=("gap+sa1.sa-normalization.as-written",),
-        switch_seeds=(0, 1, 2, 3, 4, 5, 6),
+        switch_seeds=tuple(range(7)),
         settings={**PRECISION, **REAL},
         by_family=REAL_BY_FAMILY,
         pretrained=True,
@@ -265,33 +265,17 @@ class ReferenceStudy:
     def origin(self) -> dict[str, str]:
         """Where the runs come from: "Reference runs", "Made", "Commit", "Hardware", "Versions" and "Time".
 
-        Of several machines, each is given with its seeds, because rows of equal seeds are compared; where two
-        made runs of the same seed, with its rows.
+        Of several machines, each is given with what it made (`_machines`).
         """
-        from reidlib.show.text import numbered_seeds  # imports pandas, which is slow
-
         metrics = [run.metrics for run in self.runs]
         made = [one["made_by"] for one in metrics]
         seconds = sum(one["train_seconds"] + one["score_seconds"] for one in metrics)
         days = sorted({one["finished"][:10] for one in metrics})
-        runs_on: dict[str, list[Run]] = {}  # machine → runs
-        for run, one in zip(self.runs, made, strict=True):
-            on_cpu = f"{one['processor']}, {one['cores']} cores"
-            runs_on.setdefault(on_cpu if one["device"] == "cpu" else one["device"], []).append(run)
-        seeds = {machine: {run.seed for run in runs} for machine, runs in runs_on.items()}
-        by_seed = sum(map(len, seeds.values())) == len(set().union(*seeds.values()))
-        which = {
-            machine: numbered_seeds(seeds[machine])
-            if by_seed
-            else ", ".join(dict.fromkeys(run.method for run in runs))
-            for machine, runs in runs_on.items()
-        }
-        hardware = (machine + (f" ({named})" if len(runs_on) > 1 else "") for machine, named in which.items())
         return {
             "Reference runs": f"{len(self.runs)} of {len(self.plan.runs())} planned",
             "Made": " to ".join(dict.fromkeys([days[0], days[-1]])),
             "Commit": _each(one["commit"] for one in made),
-            "Hardware": _each(hardware),
+            "Hardware": _machines(self.runs),
             "Versions": _each(f"Python {one['python']}, torch {one['torch']}" for one in made),
             "Time": f"{seconds / 3600:.1f} hours of training and scoring",
         }
@@ -305,6 +289,30 @@ class ReferenceStudy:
             f"{of['Made']}, at commit {of['Commit']}, on {of['Hardware']}, in {of['Time']}. "
             "Nothing is trained here. The findings are of all data sets; the other pages of this one."
         )
+
+
+def _machines(runs: Iterable[Run]) -> str:
+    """The machines that made the runs, each with its seeds, because rows of equal seeds are compared.
+
+    Where two made runs of the same seed, each is given with its rows; one alone with neither.
+    """
+    from reidlib.show.text import numbered_seeds  # imports pandas, which is slow
+
+    runs_on: dict[str, list[Run]] = {}  # machine → runs
+    for run in runs:
+        made = run.metrics["made_by"]
+        on_cpu = f"{made['processor']}, {made['cores']} cores"
+        runs_on.setdefault(on_cpu if made["device"] == "cpu" else made["device"], []).append(run)
+    if len(runs_on) == 1:
+        return next(iter(runs_on))
+    seeds = [{run.seed for run in own} for own in runs_on.values()]
+    shared = sum(map(len, seeds)) > len(set().union(*seeds))
+    return "; ".join(
+        f"{machine} ({', '.join(dict.fromkeys(run.method for run in own))})"
+        if shared
+        else f"{machine} ({numbered_seeds(run.seed for run in own)})"
+        for machine, own in runs_on.items()
+    )
 
 
 def _each(values: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from reidlib.evaluation.embedding import embed
 from reidlib.images.decoding import load_images
 from reidlib.models.networks import model_from_experiment
 from reidlib.torch_files import read_torch_file
-from reidlib.training import fit
+from reidlib.training import fit, loop
 
 
 @pytest.mark.parametrize("method", ["abdnet", "pfsa"])
@@ -32,8 +32,6 @@ def test_a_run_says_where_it_was_made_and_its_weights_embed_on_a_cpu_alike(
 
 
 def test_an_interrupted_run_goes_on(gpu, dataset, cache, tmp_path, monkeypatch):
-    from reidlib.training import loop
-
     real, experiment = loop.train_epoch, tiny("abdnet", epochs=2)
 
     def stops(learner, dataset, images, number):
